@@ -1,0 +1,95 @@
+"""argmax: how does q move?
+
+An algorithm is three functions,
+
+    init(seed, kernel, family) -> state        step(state) -> (state, info)        output(state) -> q
+
+State is what the next step needs; Info is what a person needs. Nothing here assumes a stochastic
+gradient, nor even an ELBO. One loop (:mod:`lowerbound.fit`) runs them all, shows their Info, stops
+them, and can take ``output`` after any step: an interrupted fit still has an answer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from enum import Enum
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lowerbound.families.base import Block, Family
+from lowerbound.kernel import Kernel
+
+
+class Status(Enum):
+    """How a fit ended. Each member carries the sentence shown to the person."""
+
+    CONVERGED = "converged: the stopping rule was met"
+    MAX_STEPS = "stopped at the largest number of steps before the stopping rule was met; raise max_steps"
+    STALLED = "stalled: no step of any size raises the ELBO, though the stopping rule is not met"
+    FLAT = "the posterior is flat or improper in some direction: q widened there without end"
+    UNBOUNDED = "the log density rises without bound; there is no mode"
+    NOT_FINITE = "the log density or its gradient stopped being finite; the last good state is returned"
+    INTERRUPTED = "interrupted by the user; this is the posterior so far"
+
+    @property
+    def sentence(self) -> str:
+        return self.value
+
+    @property
+    def converged(self) -> bool:
+        return self is Status.CONVERGED
+
+
+class Info(NamedTuple):
+    """What one step tells a person."""
+
+    phase: str
+    step: int
+    elbo: float = np.nan
+    elbo_se: float = np.nan
+    change: float = np.nan
+    status: Status | None = None
+    detail: str = ""
+
+    @property
+    def done(self) -> bool:
+        return self.status is not None
+
+
+class Mode(NamedTuple):
+    """A local solution: a Gaussian and its ELBO."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    elbo: float
+
+
+class Algorithm(ABC):
+    """See the module's docstring."""
+
+    name: str
+
+    @abstractmethod
+    def check(self, model: Any, family: Family) -> None:
+        """Raise :class:`~lowerbound.errors.IncompatibleError` if it cannot fit this family, before compiling."""
+
+    @abstractmethod
+    def init(self, seed: int, kernel: Kernel, family: Family) -> Any:
+        """The first state."""
+
+    @abstractmethod
+    def step(self, state: Any) -> tuple[Any, Info]:
+        """One step."""
+
+    @abstractmethod
+    def output(self, state: Any) -> Block | None:
+        """The best q so far, or ``None`` before there is one."""
+
+    def modes(self, state: Any) -> list[Mode]:
+        """Other local solutions that were met, best first."""
+        return []
+
+    def rule(self) -> str:
+        """The stopping rule, in words."""
+        return ""

@@ -1,0 +1,280 @@
+r"""Gradient VI, as every textbook gives it: draw, weigh, differentiate, step.
+
+    z = T_phi(e) ~ q_phi,     f = log p(x, z) - log q_phi(z),     phi <- phi + step * estimate of d/dphi E[f]
+
+An explicit choice, not the default: it needs thousands of noisy steps where score regression needs ten
+exact ones. It is there because it fits any family that can be sampled, and because it is what people
+know. Three things are done for the user that are usually left to them.
+
+*Where to start*: at the best end of the same searches that the default uses, in coordinates shifted and
+scaled by it, so that one step size suits all of them.
+
+*The step size*, if no optimiser is given: Adam, its rate the best of {0.1, 0.03, 0.01, 0.003} after a
+race of 300 steps from the same point.
+
+*When to stop*: the ELBO of the last window of steps is compared with that of the one before it. When
+the gain is less than two standard errors of the difference (measured from 20 batch means of each window,
+which allows for their correlation), the chosen rate is cut to a third and the windows begin again; after
+three cuts, or at once with an optimiser of the user's, the fit has converged. The answer is the average
+of the parameters over the last window, which has much less noise than the last iterate.
+
+Cost: ``num_samples`` gradients a step; one program is compiled, of 100 steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from lowerbound.algorithms.base import Algorithm, Info, Status
+from lowerbound.algorithms.search import Search
+from lowerbound.errors import IncompatibleError
+from lowerbound.families import Block, BoundProduct, Family, PointMass
+from lowerbound.gradients import COMPATIBLE, Gradient, Reparameterized
+from lowerbound.kernel import Kernel, compile_once
+from lowerbound.objectives import ELBO, Objective
+from lowerbound.precision import float64
+
+_CHUNK = 100
+_RATES = (0.1, 0.03, 0.01, 0.003)
+_RACE = 3
+
+
+@dataclass(eq=False)
+class _State:
+    kernel: Kernel
+    family: Family
+    search: Search
+    seed: int
+    shift: np.ndarray = field(default_factory=lambda: np.empty(0))
+    scale: np.ndarray = field(default_factory=lambda: np.empty(0))
+    program: Any = None
+    parameters: Any = None
+    optimizer_state: Any = None
+    average: Any = None
+    averaged: int = 0
+    chunk: int = 0
+    steps: int = 0
+    race: list[tuple[float, float, Any, Any]] = field(default_factory=list)
+    rate: float | None = None
+    cuts: int = 0
+    window: list[np.ndarray] = field(default_factory=list)
+    last: np.ndarray | None = None
+    length: int = 10
+    elbo: float = np.nan
+    elbo_se: float = np.nan
+    status: Status | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class GradientVI(Algorithm):
+    """Stochastic gradient ascent on a bound.
+
+    Args:
+        objective: The bound and its number of draws a step.
+        gradient: ``Reparameterized()``, ``StickingTheLanding()`` or ``ScoreFunction()``.
+        optimizer: Any optax optimiser, of a *loss* as optax has it; None for Adam with a rate found by a race.
+        max_steps: Steps before giving up.
+
+    Raises:
+        IncompatibleError: a gradient that is biased for the objective or needs more draws, or something
+            that is no optax optimiser.
+    """
+
+    objective: Objective = field(default_factory=ELBO)
+    gradient: Gradient = field(default_factory=Reparameterized)
+    optimizer: Any = None
+    max_steps: int = 50_000
+    name = "gradient_vi"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.objective, Objective):
+            raise IncompatibleError(f"objective is {self.objective!r}; needed: lb.objectives.ELBO(num_samples=...).")
+        if not isinstance(self.gradient, Gradient):
+            raise IncompatibleError(f"gradient is {self.gradient!r}; needed: lb.gradients.Reparameterized(), ...")
+        allowed = COMPATIBLE.get(self.objective.name, ())
+        if self.gradient.name not in allowed:
+            raise IncompatibleError(
+                f"the {self.gradient.name} gradient of {self.objective.name} is biased; use one of {', '.join(allowed)}."
+            )
+        if self.objective.num_samples < self.gradient.min_samples:
+            raise IncompatibleError(
+                f"the {self.gradient.name} gradient needs at least {self.gradient.min_samples} draws a step (its "
+                f"baseline is the mean of the others), got num_samples={self.objective.num_samples}."
+            )
+        if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
+            raise IncompatibleError(f"optimizer is {self.optimizer!r}; needed: an optax optimiser, such as optax.adam(0.01).")
+
+    def rule(self) -> str:
+        end = "after its rate was cut three times" if self.optimizer is None else "with the given optimiser"
+        return f"the ELBO of a window of steps is within two standard errors of the one before, {end}"
+
+    def check(self, model, family: Family) -> None:
+        parts = family.families if isinstance(family, BoundProduct) else (family,)
+        if any(isinstance(f, PointMass) for f in parts):
+            raise IncompatibleError("a point mass has no log q: use algorithm='maximum' for family='point_mass'.")
+
+    def init(self, seed: int, kernel: Kernel, family: Family) -> _State:
+        return _State(kernel, family, Search(kernel, np.random.default_rng(seed)), seed)
+
+    def step(self, state: _State) -> tuple[_State, Info]:
+        if not state.search.done:
+            for _ in range(8):
+                if not state.search.done:
+                    state.search.step()
+            phase = "searching for a start"
+        elif state.program is None:
+            phase = "compiling the gradient step"
+            self._start(state)
+        elif state.rate is None:
+            phase = "choosing the step size"
+            self._run_race(state)
+        else:
+            phase = "fitting"
+            self._advance(state)
+        return state, Info(phase, state.steps, state.elbo, state.elbo_se, status=state.status)
+
+    def output(self, state: _State) -> Block | None:
+        if state.parameters is None:
+            return None
+        chosen = state.average if state.averaged else state.parameters
+        block = state.family.from_parameters({k: np.asarray(v) for k, v in chosen.items()})
+        return block.rescale(state.shift, state.scale)  # pyright: ignore
+
+    # -- pieces ----------------------------------------------------------------------------------
+
+    def _optimizer(self) -> Any:
+        import optax
+
+        return optax.inject_hyperparams(optax.adam)(learning_rate=0.01) if self.optimizer is None else self.optimizer
+
+    def _start(self, state: _State) -> None:
+        end = max(state.search.ends(), key=lambda e: e.value)
+        state.shift = end.x
+        variance = end.inverse if end.inverse.ndim == 1 else np.diagonal(end.inverse)
+        state.scale = np.sqrt(np.clip(variance, 1e-24, 1e24))
+        p = len(end.x)
+        first = state.family.build(np.zeros(p), np.full(p, 0.25))
+        with float64():
+            parameters = {k: jax.numpy.asarray(v, np.float64) for k, v in state.family.parameters(first).items()}
+            opt_state = self._optimizer().init(parameters)
+            opt_state = jax.tree_util.tree_map(jax.numpy.asarray, opt_state)
+            state.program = self._compile(state, parameters, opt_state, first.noise_dimension)
+        state.parameters, state.optimizer_state = parameters, opt_state
+        if self.optimizer is not None:
+            state.rate = np.nan
+
+    def _compile(self, state: _State, parameters: Any, opt_state: Any, width: int) -> Any:
+        optimizer, lifted, family = self._optimizer(), state.kernel.log_density, state.family
+        shift, scale = state.shift, state.scale
+
+        def chunk(parameters: Any, opt_state: Any, key: Any, shift: Any, scale: Any, arguments: Any) -> Any:
+            def log_joint(y: Any) -> Any:
+                return jax.vmap(lambda u: lifted.call(shift + scale * u, arguments))(y) + jax.numpy.log(scale).sum()
+
+            def one(carry: Any, key: Any) -> Any:
+                parameters, opt_state = carry
+                noise = jax.random.normal(key, (self.objective.num_samples, width))
+
+                def loss(phi: Any) -> Any:
+                    surrogate, value = self.gradient.surrogate(
+                        self.objective, log_joint, family.from_parameters, phi, noise
+                    )
+                    return -surrogate, value
+
+                (_, value), gradient = jax.value_and_grad(loss, has_aux=True)(parameters)
+                # A step that is not finite is left out; the loop stops if there are many.
+                ok = jax.numpy.isfinite(value) & jax.numpy.all(
+                    jax.numpy.stack([jax.numpy.isfinite(g).all() for g in jax.tree_util.tree_leaves(gradient)])
+                )
+                gradient = jax.tree_util.tree_map(lambda g: jax.numpy.where(ok, g, 0.0), gradient)
+                updates, new_state = optimizer.update(gradient, opt_state, parameters)
+                moved = jax.tree_util.tree_map(lambda a, u: a + jax.numpy.where(ok, u, 0.0), parameters, updates)
+                new_state = jax.tree_util.tree_map(lambda a, b: jax.numpy.where(ok, a, b), new_state, opt_state)
+                return (moved, new_state), (jax.numpy.where(ok, value, jax.numpy.nan), moved)
+
+            (parameters, opt_state), (values, path) = jax.lax.scan(
+                one, (parameters, opt_state), jax.random.split(key, _CHUNK)
+            )
+            mean = jax.tree_util.tree_map(lambda a: a.mean(0), path)
+            return parameters, opt_state, values, mean
+
+        key = jax.random.PRNGKey(0)
+        arguments = state.kernel.arguments
+        program, _ = compile_once(chunk, parameters, opt_state, key, shift, scale, arguments)
+        return lambda a, b, k: program(a, b, k, shift, scale, arguments)
+
+    def _chunk(self, state: _State, parameters: Any, opt_state: Any) -> Any:
+        with float64():
+            key = jax.random.fold_in(jax.random.PRNGKey(state.seed), state.chunk)
+            out = state.program(parameters, opt_state, key)
+            out = jax.block_until_ready(out)
+        state.chunk += 1
+        state.steps += _CHUNK
+        state.kernel.evaluations += _CHUNK * self.objective.num_samples
+        return out[0], out[1], np.asarray(out[2]), out[3]
+
+    def _run_race(self, state: _State) -> None:
+        """One runner: a rate, from the common start."""
+        rate = _RATES[len(state.race)]
+        opt_state = _with_rate(state.optimizer_state, rate)
+        parameters, values = state.parameters, np.array([np.nan])
+        for _ in range(_RACE):
+            parameters, opt_state, values, _ = self._chunk(state, parameters, opt_state)
+        score = np.nanmean(values) if np.isfinite(values).mean() > 0.9 else -np.inf
+        state.race.append((float(score), rate, parameters, opt_state))
+        if len(state.race) == len(_RATES):
+            score, state.rate, parameters, opt_state = max(state.race, key=lambda r: r[0])
+            if not np.isfinite(score):
+                state.status = Status.NOT_FINITE
+                return
+            state.parameters, state.optimizer_state, state.elbo = parameters, opt_state, score
+
+    def _advance(self, state: _State) -> None:
+        if state.status is not None:
+            return
+        parameters, opt_state, values, mean = self._chunk(state, state.parameters, state.optimizer_state)
+        finite = all(np.isfinite(np.asarray(v)).all() for v in jax.tree_util.tree_leaves(parameters))
+        if not finite or np.isfinite(values).mean() < 0.5:
+            state.status = Status.NOT_FINITE
+            return
+        state.parameters, state.optimizer_state = parameters, opt_state
+        w = state.averaged
+        with float64():
+            state.average = mean if w == 0 else {k: (w * state.average[k] + mean[k]) / (w + 1) for k in mean}
+        state.averaged = w + 1
+        state.window.append(np.nan_to_num(values, nan=np.nanmean(values)))
+        if len(state.window) < state.length:
+            if state.steps >= self.max_steps:
+                state.status = Status.MAX_STEPS
+            return
+        window = np.concatenate(state.window)
+        means = window.reshape(20, -1).mean(1)
+        state.elbo, state.elbo_se = float(means.mean()), float(means.std(ddof=1) / np.sqrt(20))
+        if state.last is not None:
+            gain = means.mean() - state.last.mean()
+            error = np.sqrt((means.var(ddof=1) + state.last.var(ddof=1)) / 20)
+            if gain < 2 * error:
+                if self.optimizer is not None or state.cuts == 3:
+                    state.status = Status.CONVERGED
+                    return
+                state.cuts += 1
+                assert state.rate is not None
+                state.rate /= 3
+                state.optimizer_state = _with_rate(state.optimizer_state, state.rate)
+                means = None
+        state.last, state.window = means, []
+        if state.steps >= self.max_steps:
+            state.status = Status.MAX_STEPS
+            return
+        state.averaged, state.average = 0, None
+
+
+def _with_rate(opt_state: Any, rate: float) -> Any:
+    with float64():
+        new = dict(opt_state.hyperparams)
+        new["learning_rate"] = jax.numpy.asarray(rate, new["learning_rate"].dtype)
+        return opt_state._replace(hyperparams=new)

@@ -1,0 +1,301 @@
+"""Where to start: several quasi-Newton searches in lock-step on the compiled kernel.
+
+S starts are moved together, and each tries several step sizes at once, so that one call of the kernel
+(64 points) is one iteration of every search with its line search done. The spread of the starts covers
+several scales; how many of them end in the same place is evidence for the verdict.
+
+A search stops when the next quasi-Newton step promises less than a small fraction of a nat: what
+follows maximises the ELBO, not the density, so an exact mode is of no use. Where the density has no
+mode (a centred hierarchy, whose density is unbounded as its scale goes to zero) the path is walked
+back as in Pathfinder (Zhang et al. 2022): of the Gaussians met along it, the one with the highest
+ELBO is the start.
+
+Up to 500 dimensions the inverse curvature is dense (BFGS); above, its last 12 updates are kept
+(L-BFGS). Both begin from the diagonal that the first gradients suggest, because unit scale fails on
+regressions in raw units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lowerbound.expectations.noise import matched_normals
+from lowerbound.kernel import Kernel
+
+STARTS = 8
+DENSE_LIMIT = 500
+_MEMORY = 12
+#: Step sizes tried at once, in units of the quasi-Newton step.
+_TRIALS = np.array([1.0, 0.5, 0.2, 0.05, 2.0, 5.0, 0.005, 20.0])
+#: ... and of the gradient step, for the first move: from tiny to long, in units of 10 / |g|.
+_FIRST = np.logspace(-10, 0, len(_TRIALS)) * 10
+
+
+@dataclass(eq=False)
+class End:
+    """Where one search ended: a point, the inverse of the negative curvature there, and how it ended."""
+
+    x: np.ndarray
+    value: float
+    gradient: np.ndarray
+    inverse: np.ndarray
+    converged: bool
+    unbounded: bool = False
+
+
+class Search:
+    """The lock-step searches. Call :meth:`step` until :attr:`done`, then :meth:`ends`.
+
+    Args:
+        kernel: The compiled log density.
+        rng: For the starts.
+        max_steps: Iterations before a search counts as unfinished.
+        tolerance: A search ends when its next step promises less than this many nats.
+    """
+
+    def __init__(self, kernel: Kernel, rng: np.random.Generator, *, max_steps: int = 200, tolerance: float = 0.02):
+        self.kernel, self.rng = kernel, rng
+        self.max_steps, self.tolerance = max_steps, tolerance
+        self.iteration = 0
+        self.x, self.value, self.gradient = starting_points(kernel, rng)
+        s, p = self.x.shape
+        self.dense = p <= DENSE_LIMIT
+        self.curvature: list[DenseInverse | LimitedInverse] = [
+            DenseInverse(p) if self.dense else LimitedInverse(p) for _ in range(s)
+        ]
+        self.open = np.ones(s, bool)
+        self.converged = np.zeros(s, bool)
+        self.small = np.zeros(s, int)
+        self.quiet = np.zeros(s, int)
+        self.path: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[] for _ in range(s)]
+
+    @property
+    def done(self) -> bool:
+        return not self.open.any()
+
+    def step(self) -> None:
+        """One iteration of every open search: one call of the kernel."""
+        rows = np.flatnonzero(self.open)
+        t = len(_TRIALS)
+        directions = np.empty((len(rows), self.x.shape[1]))
+        steps = np.empty((len(rows), t))
+        for j, i in enumerate(rows):
+            g = self.gradient[i]
+            if self.curvature[i].empty:
+                directions[j], steps[j] = g, _FIRST / max(np.linalg.norm(g), 1e-300)
+                continue
+            directions[j], steps[j] = self.curvature[i].times(g), _TRIALS
+            gain = 0.5 * g @ directions[j]
+            promised = gain < self.tolerance and self.curvature[i].updates >= min(3, len(g))
+            self.quiet[i] = self.quiet[i] + 1 if promised else 0
+            if self.quiet[i] >= 2:
+                self._close(i, True)
+        with np.errstate(all="ignore"):
+            trial = self.x[rows, None, :] + steps[:, :, None] * directions[:, None, :]
+            trial = np.where(np.isfinite(trial), trial, self.x[rows, None, :])
+        value, gradient = self.kernel(trial.reshape(-1, trial.shape[-1]))
+        value, gradient = value.reshape(len(rows), t), gradient.reshape(len(rows), t, -1)
+        usable = np.isfinite(value) & np.isfinite(gradient).all(-1)
+        value = np.where(usable, value, -np.inf)
+        best = value.argmax(1)
+        for j, i in enumerate(rows):
+            if self.open[i]:
+                self._move(i, trial[j, best[j]], value[j, best[j]], gradient[j, best[j]])
+        self.iteration += 1
+        if self.iteration >= self.max_steps:
+            for i in np.flatnonzero(self.open):
+                self._close(i, False)
+        # Once some have arrived, the rest have as long again: a start far out in a tail may never arrive.
+        elif self.converged.any() and self.iteration >= self._deadline():
+            for i in np.flatnonzero(self.open):
+                self._close(i, False)
+
+    def _deadline(self) -> int:
+        if not hasattr(self, "_limit"):
+            self._limit = 2 * self.iteration + 20
+        return self._limit
+
+    def _move(self, i: int, x: np.ndarray, value: float, gradient: np.ndarray) -> None:
+        gain = value - self.value[i]
+        if not gain > 0:
+            if self.curvature[i].empty:
+                self._close(i, bool(np.linalg.norm(self.gradient[i]) == 0))
+            else:
+                self.curvature[i].reset()
+            return
+        self.small[i] = self.small[i] + 1 if gain < 1e-6 * max(1.0, self.tolerance) else 0
+        if len(self.path[i]) == 0 or self.iteration in _MILESTONES:
+            self.path[i].append((x, gradient, self.curvature[i].snapshot()))
+        self.curvature[i].update(x - self.x[i], self.gradient[i] - gradient)
+        self.x[i], self.value[i], self.gradient[i] = x, value, gradient
+        if self.small[i] >= 2:
+            self._close(i, True)
+
+    def _close(self, i: int, converged: bool) -> None:
+        self.open[i], self.converged[i] = False, converged
+
+    def ends(self) -> list[End]:
+        """All searches' ends, best first; those without a mode are walked back along their path."""
+        out = []
+        for i in range(len(self.x)):
+            end = End(self.x[i], self.value[i], self.gradient[i], self.curvature[i].snapshot(), bool(self.converged[i]))
+            if not end.converged:
+                end = self._walk_back(i, end)
+            out.append(end)
+        return sorted(out, key=lambda e: -e.value)
+
+    def _walk_back(self, i: int, end: End) -> End:
+        if not self.dense:
+            return end
+        noise = matched_normals(self.rng, 8, self.x.shape[1])
+        candidates = [(x, g, h) for x, g, h in self.path[i] if h.size] + [(end.x, end.gradient, end.inverse)]
+        best, best_elbo = end, -np.inf
+        for x, g, h in candidates:
+            factor = root(h)
+            value, _ = self.kernel(x + noise @ factor.T)
+            elbo = value.mean() + np.log(np.abs(np.diagonal(factor))).sum() if np.isfinite(value).all() else -np.inf
+            if elbo > best_elbo:
+                best_elbo = elbo
+                best = End(x, end.value, g, h, False, unbounded=x is not end.x)
+        return best
+
+
+_MILESTONES = {1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 112, 160}
+
+
+class DenseInverse:
+    """BFGS: a dense inverse of the negative Hessian, for a function being maximised."""
+
+    def __init__(self, p: int):
+        self.p = p
+        self.reset()
+
+    def reset(self) -> None:
+        self.h = np.eye(self.p)
+        self.empty = True
+        self.updates = 0
+
+    def times(self, g: np.ndarray) -> np.ndarray:
+        return self.h @ g
+
+    def snapshot(self) -> np.ndarray:
+        return self.h.copy()
+
+    def update(self, s: np.ndarray, y: np.ndarray) -> None:
+        """Secant pair: ``s`` the move, ``y`` minus the change of the gradient. Skipped unless s'y > 0."""
+        sy = s @ y
+        if not (np.isfinite(sy) and sy > 1e-12 * np.linalg.norm(s) * np.linalg.norm(y)):
+            return
+        if self.empty:
+            self.h = np.diag(first_diagonal(s, y))
+            self.empty = False
+        hy = self.h @ y
+        # H+ = (I - s y'/s'y) H (I - y s'/s'y) + s s'/s'y, multiplied out.
+        self.h += np.outer(s, s) * ((sy + y @ hy) / sy**2) - (np.outer(hy, s) + np.outer(s, hy)) / sy
+        self.updates += 1
+
+
+class LimitedInverse:
+    """L-BFGS: the last secant pairs; ``snapshot`` gives the diagonal it starts from."""
+
+    def __init__(self, p: int):
+        self.p = p
+        self.reset()
+
+    def reset(self) -> None:
+        self.pairs: list[tuple[np.ndarray, np.ndarray, float]] = []
+        self.diagonal = np.ones(self.p)
+        self.empty = True
+        self.updates = 0
+
+    def times(self, g: np.ndarray) -> np.ndarray:
+        q, a = g.copy(), []
+        for s, y, sy in reversed(self.pairs):
+            a.append((s @ q) / sy)
+            q -= a[-1] * y
+        q *= self.diagonal
+        for (s, y, sy), c in zip(self.pairs, reversed(a), strict=True):
+            q += s * (c - (y @ q) / sy)
+        return q
+
+    def snapshot(self) -> np.ndarray:
+        return self.diagonal.copy()
+
+    def update(self, s: np.ndarray, y: np.ndarray) -> None:
+        sy = s @ y
+        if not (np.isfinite(sy) and sy > 1e-12 * np.linalg.norm(s) * np.linalg.norm(y)):
+            return
+        self.diagonal = first_diagonal(s, y) if self.empty else next_diagonal(self.diagonal, s, y)
+        self.pairs = [*self.pairs[1 - _MEMORY :], (s, y, sy)]
+        self.empty = False
+        self.updates += 1
+
+
+def first_diagonal(s: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The inverse curvature per coordinate that one secant pair suggests.
+
+    Coordinates that moved have y_i / s_i; it is kept within 1e-12..1e12 of the overall s'y / y'y.
+    """
+    overall = (s @ y) / (y @ y)
+    return next_diagonal(np.full(len(s), overall), s, y)
+
+
+def next_diagonal(a: np.ndarray, s: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Diagonal quasi-Newton update (Gilbert & Lemarechal 1989; equation in Zhang et al. 2022, Alg. 3)."""
+    sy, yay, sas = s @ y, y @ (a * y), s @ (s / a)
+    inverse = yay / (sy * a) + y * y / sy - yay * s * s / (sy * sas * a * a)
+    new = 1 / np.where(inverse > 0, inverse, np.nan)
+    return np.where(np.isfinite(new) & (new > 0), new, a)
+
+
+def root(h: np.ndarray) -> np.ndarray:
+    """A lower triangular square root of a covariance; survives one that has lost definiteness."""
+    if h.ndim == 1:
+        return np.sqrt(h)
+    h = 0.5 * (h + h.T)
+    d = np.sqrt(np.maximum(np.diagonal(h), 1e-300))
+    try:
+        return d[:, None] * np.linalg.cholesky(h / np.outer(d, d))
+    except np.linalg.LinAlgError:
+        w, v = np.linalg.eigh(np.nan_to_num(h / np.outer(d, d)))
+        half = v * np.sqrt(np.clip(w, 1e-10 * max(w.max(), 1e-10), None))
+        r = np.linalg.qr(half.T, mode="r").T
+        return d[:, None] * (r * np.sign(np.diagonal(r)))
+
+
+def starting_points(kernel: Kernel, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """S starts with a finite density and gradient, over several scales.
+
+    The origin (every site in the middle of its support), four from U(-2, 2) as other samplers do, two
+    from N(0, 1/4) and one from N(0, 25). Those that are not finite are drawn again, ever nearer to the
+    origin; if none can be found, :func:`lowerbound.diagnostics.nonfinite.explain` names the culprit.
+    """
+    p = kernel.dimension
+    radii = np.array([0.0, 2.0, 2.0, 2.0, 2.0, 0.5, 0.5, 5.0])[:STARTS]
+
+    def draw(r: np.ndarray) -> np.ndarray:
+        uniform = rng.uniform(-1, 1, (len(r), p))
+        normal = rng.standard_normal((len(r), p))
+        return r[:, None] * np.where((r == 2.0)[:, None], uniform, normal)
+
+    x = draw(radii)
+    value, gradient = kernel(x)
+    for attempt in range(12):
+        bad = ~(np.isfinite(value) & np.isfinite(gradient).all(1))
+        if not bad.any():
+            break
+        if attempt >= 3 and not bad.all():
+            break
+        # Every place in the batch is free, so many candidates are tried at once.
+        many = np.repeat(np.maximum(radii[bad], 0.5) * 0.6 ** (attempt + 1), 4)
+        tries = draw(np.where(many == 2.0, 1.999, many))
+        v, g = kernel(tries)
+        good = np.flatnonzero(np.isfinite(v) & np.isfinite(g).all(1))[: bad.sum()]
+        where = np.flatnonzero(bad)[: len(good)]
+        x[where], value[where], gradient[where] = tries[good], v[good], g[good]
+    ok = np.isfinite(value) & np.isfinite(gradient).all(1)
+    return x[ok], value[ok], gradient[ok]
+
+

@@ -1,0 +1,112 @@
+"""Which site, transform and row made the log density not finite.
+
+Only run once something has gone wrong: the model is evaluated factor by factor, outside any compiled
+program, which is slow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from numpyro.distributions import biject_to
+
+from lowerbound.errors import ModelError, NotFiniteError
+from lowerbound.kernel import Kernel
+from lowerbound.model.base import Model
+from lowerbound.precision import float64
+
+
+def explain(model: Model, x: np.ndarray) -> list[str]:
+    """What is not finite at the unconstrained point ``x [p]``, one sentence each; empty if all is."""
+    found: list[str] = []
+    with float64(), np.errstate(all="ignore"):
+        if not np.isfinite(x).all():
+            return [f"the point itself is not finite in site(s) {', '.join(model.sites_of(np.flatnonzero(~np.isfinite(x))))}"]
+        evaluation = model.evaluate(model.unflatten(jax.numpy.asarray(x)), model.arguments, False)
+        for name, site in model.sites.items():
+            value = np.asarray(evaluation.values.get(name, 0.0))
+            if not np.isfinite(value).all():
+                transform = type(biject_to(site.support)).__name__
+                found.append(f"site {name!r}: {transform} onto {site.support} gives {_first(value)}")
+        if not np.isfinite(np.asarray(evaluation.log_det)):
+            found.append(f"the Jacobian of the transforms is {float(evaluation.log_det)}")
+        for f in evaluation.factors:
+            lp = np.asarray(f.log_prob)
+            if not np.isfinite(lp).all():
+                what = type(f.distribution).__name__ if f.distribution is not None else "log density"
+                kind = "observed site" if f.observed else "site"
+                if f.distribution is None:
+                    found.append(f"the log density is {_first(lp)}")
+                else:
+                    found.append(f"{kind} {f.site!r} ({what}): log probability is {_first(lp)}{_parameters(f.distribution, lp)}")
+    return found
+
+
+def _first(value: np.ndarray) -> str:
+    bad = ~np.isfinite(value)
+    if value.ndim == 0:
+        return str(value)
+    where = tuple(int(i) for i in np.argwhere(bad)[0])
+    return f"{value[where]} in row {where[0]}" + (f" (index {list(where)})" if len(where) > 1 else "") + (
+        f", {int(bad.sum())} of {value.size} in all" if value.size > 1 else ""
+    )
+
+
+def _parameters(distribution: Any, lp: np.ndarray) -> str:
+    """The distribution's parameters in the first bad row."""
+    bad = ~np.isfinite(lp)
+    row = tuple(int(i) for i in np.argwhere(bad)[0]) if lp.ndim else ()
+    out = []
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    for name in getattr(distribution, "arg_constraints", {}):
+        value = getattr(distribution, name, None)
+        if value is None:
+            continue
+        try:
+            array = np.broadcast_to(np.asarray(value), lp.shape) if np.ndim(value) <= lp.ndim else None
+            if array is not None:
+                out.append(f"{name} = {float(array[row]):.6g}")
+        except (TypeError, ValueError):
+            continue
+    return f", with {', '.join(out)} there" if out else ""
+
+
+def check_starts(kernel: Kernel, x: np.ndarray) -> None:
+    """Refuse a model whose log density has no usable value or gradient at any of the points ``x [m, p]``.
+
+    Raises:
+        NotFiniteError: not finite at every point; names the sites.
+        ModelError: no gradient with respect to any site.
+    """
+    model = kernel.model
+    value, gradient = kernel(x)
+    finite = np.isfinite(value) & np.isfinite(gradient).all(1)
+    if not finite.any():
+        reasons = explain(model, x[0])
+        if not reasons and np.isfinite(value[0]):
+            bad = model.sites_of(np.flatnonzero(~np.isfinite(gradient[0])))
+            reasons = [
+                f"the log density is {value[0]:.6g} but its gradient is not finite in site(s) {', '.join(bad)} "
+                "(a branch of jnp.where that is not taken, a square root at 0 and a norm at 0 do that)"
+            ]
+        raise NotFiniteError(
+            f"the log density of {model.name!r} is not finite at any of {len(x)} starting points. At the middle of "
+            f"the latents' supports: {'; '.join(reasons) or 'no single site is to blame, only their sum'}. "
+            "Check the data's scale, and priors or transforms that overflow there."
+        )
+    if not gradient[finite].any():
+        raise ModelError(
+            f"the log density of {model.name!r} has no gradient with respect to {', '.join(model.sites)}: it is zero at "
+            "every starting point. Does the density use the latents, and only through differentiable functions "
+            "(not rounding, comparison, or jax.lax.stop_gradient)?"
+        )
+
+
+def flat_sites(kernel: Kernel, x: np.ndarray) -> list[str]:
+    """Sites in which the gradient is exactly zero at every one of the points ``x [m, p]``."""
+    _, gradient = kernel(x)
+    zero = ~np.nan_to_num(gradient).any(0)
+    return kernel.model.sites_of(np.flatnonzero(zero))

@@ -1,0 +1,218 @@
+"""How far a posterior can be trusted: the verdict.
+
+The rules, in order:
+
+* NOT_TRUSTED if the fit ended for a reason that leaves no answer (flat, unbounded, interrupted, not
+  finite), or more than 1% of q's draws have a density that is not finite.
+* TRUSTED if the stopping rule was met, the estimated gap KL(q || p) is below 0.005 nats (beyond its
+  error), k-hat < 0.5, and importance weighting moves no mean by more than 0.05 sd and no sd by more
+  than 5%: q is the posterior, for every use that a sample of some thousand draws has.
+* CORRECTED if the weights of the defensive mixture can bear the correction (k-hat < 0.7, at least 1,000
+  effective draws, and independent rounds of draws agree): the draws returned are importance
+  resamples, not q's.
+* NOT_TRUSTED otherwise.
+
+Thresholds: k-hat from Vehtari et al. (2024); 1,000 effective draws are a Monte Carlo error of 0.03 sd;
+0.005 nats move a mean by at most 0.1 sd in the worst direction there is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+from lowerbound.algorithms.base import Mode, Status
+from lowerbound.diagnostics.estimate import Estimate
+from lowerbound.diagnostics.importance import Weighted
+
+GAP = 0.005
+SHIFT = 0.05
+USABLE_K = 0.7
+GOOD_K = 0.5
+EFFECTIVE = 1000
+
+
+class VerdictStatus(Enum):
+    """TRUSTED, CORRECTED (the returned draws are repaired ones) or NOT_TRUSTED."""
+
+    TRUSTED = "trusted"
+    CORRECTED = "corrected"
+    NOT_TRUSTED = "not trusted"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What can be said about a posterior.
+
+    Attributes:
+        status: TRUSTED, CORRECTED or NOT_TRUSTED.
+        sentence: For the person.
+        reasons: What it rests on.
+        parameters: The coordinates concerned, worst first.
+        next_step: What to try.
+        converged, rule: Whether the stopping rule was met, and which it is.
+        elbo: The evidence lower bound, in nats.
+        pareto_k: k-hat of the importance weights.
+        kl_gap: Estimated KL(q || p), in nats.
+        effective: Effective draws behind the weights.
+        not_checked: What this verdict does not cover.
+    """
+
+    status: VerdictStatus
+    sentence: str
+    reasons: tuple[str, ...]
+    parameters: tuple[str, ...]
+    next_step: str
+    converged: bool
+    rule: str
+    elbo: Estimate
+    pareto_k: float
+    kl_gap: Estimate
+    effective: float
+    not_checked: tuple[str, ...] = field(default=())
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the returned draws may be used: TRUSTED or CORRECTED."""
+        return self.status is not VerdictStatus.NOT_TRUSTED
+
+    def __str__(self) -> str:
+        lines = [f"{self.status.name}: {self.sentence}"]
+        lines += [f"  - {r}" for r in self.reasons]
+        if self.next_step:
+            lines.append(f"  Next: {self.next_step}")
+        return "\n".join(lines)
+
+
+def judge(
+    status: Status,
+    rule: str,
+    weighted: Weighted,
+    modes: list[Mode],
+    shift: Shift,
+    names: list[str],
+) -> Verdict:
+    """Apply the rules at the top of this file."""
+    w = weighted
+    gap = Estimate(w.gap, w.gap_se)
+    reasons: list[str] = []
+    parameters: tuple[str, ...] = ()
+    next_step = ""
+    k_text = f"k-hat = {w.pareto_k:.2f}" if np.isfinite(w.pareto_k) else "the importance weights are constant"
+    fatal = status in (Status.FLAT, Status.UNBOUNDED, Status.NOT_FINITE, Status.INTERRUPTED)
+    means, sds = np.abs(shift.mean), np.abs(shift.log_sd)
+    worst = np.argsort(-np.nan_to_num(np.maximum(means, sds), nan=np.inf))
+    moved = [names[i] for i in worst if means[i] > SHIFT or sds[i] > SHIFT]
+    weights_good = w.pareto_k < USABLE_K and w.effective >= EFFECTIVE and w.bad <= 0.01 and shift.agree
+    reasons.append(status.sentence + (f" ({rule})" if status is Status.CONVERGED and rule else ""))
+    if fatal or w.bad > 0.01:
+        verdict = VerdictStatus.NOT_TRUSTED
+        sentence = "This posterior is not an answer: " + (
+            status.sentence if fatal else f"the log density is not finite at {w.bad:.0%} of q's draws"
+        ) + "."
+        if status is Status.FLAT:
+            parameters = tuple(shift.flat)
+            next_step = (
+                f"give {', '.join(shift.flat)} a proper prior" if shift.flat else "give every latent a proper prior"
+            ) + ": nothing in the model or the data bounds it."
+        elif status is Status.INTERRUPTED:
+            next_step = "run the fit to its end."
+        else:
+            next_step = "look for a prior or a transform that overflows; lowerbound names the site when no start is finite."
+    elif (
+        status.converged
+        and gap.value - 2 * min(gap.se, GAP) < GAP
+        and gap.value < 4 * GAP
+        and w.pareto_k < GOOD_K
+        and not moved
+        and not modes
+    ):
+        verdict = VerdictStatus.TRUSTED
+        sentence = "q matches the posterior; its draws can be used as they are."
+    elif weights_good:
+        verdict = VerdictStatus.CORRECTED
+        parameters = tuple(moved)
+        sentence = (
+            f"q is {gap.value:.2g} nats from the posterior; the draws returned are importance-corrected "
+            f"({w.effective:.0f} effective)."
+        )
+    else:
+        verdict = VerdictStatus.NOT_TRUSTED
+        parameters = tuple(moved)
+        why = []
+        if not w.pareto_k < USABLE_K:
+            why.append(f"k-hat is {w.pareto_k:.2f}")
+        if w.effective < EFFECTIVE:
+            why.append(f"only {w.effective:.0f} effective draws of {len(w.draws)}")
+        if not shift.agree:
+            why.append("independent rounds of weighted draws disagree")
+        sentence = "q does not match the posterior and could not be corrected: " + ", ".join(why) + "."
+        next_step = (
+            "reparameterise (non-centred hierarchies: numpyro.infer.reparam.LocScaleReparam), tighten vague priors, "
+            "or check these parameters with MCMC."
+        )
+    if np.isfinite(w.elbo):
+        reasons.append(f"ELBO {Estimate(w.elbo, w.elbo_se)}, estimated gap KL(q||p) = {max(gap.value, 0):.3g} ± {gap.se:.2g} nats")
+        reasons.append(f"{k_text}, {w.effective:.0f} effective of {len(w.draws)} weighted draws")
+    if modes:
+        reasons.append(f"{len(modes)} other mode(s) found, their ELBO lower by {', '.join(f'{w.elbo - m.elbo:.1f}' for m in modes)} nats")
+    if moved:
+        reasons.append("weighting moves " + ", ".join(moved[:6]) + (" and others" if len(moved) > 6 else ""))
+    return Verdict(
+        verdict,
+        sentence,
+        tuple(reasons),
+        parameters,
+        next_step,
+        status.converged,
+        rule,
+        Estimate(w.elbo, w.elbo_se),
+        w.pareto_k,
+        gap,
+        w.effective,
+        ("modes that no start found", "tails that neither q nor its Student-t reaches"),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """How far importance weighting moves q's moments, per unconstrained coordinate.
+
+    Attributes:
+        mean: In q's standard deviations.
+        log_sd: log ratio of the standard deviations.
+        agree: Whether two independent halves of the weighted draws give the same moments.
+        flat: Sites without a gradient.
+    """
+
+    mean: np.ndarray
+    log_sd: np.ndarray
+    agree: bool
+    flat: tuple[str, ...] = ()
+
+
+def shift_of(weighted: Weighted, mean: np.ndarray, sd: np.ndarray, flat: tuple[str, ...] = ()) -> Shift:
+    """Compare the weighted moments with q's, and two halves of the weighted draws with each other.
+
+    A half of ESS n has a mean known to about 1/sqrt(n) sd; halves that differ by more than six times that
+    (and by more than 0.1) saw different posteriors.
+    """
+    w = np.exp(weighted.smoothed)
+    x = (weighted.draws - mean) / np.where(sd > 0, sd, 1.0)
+    m = w @ x
+    s = np.sqrt(np.maximum(w @ (x - m) ** 2, 1e-300))
+    if not np.isfinite(m).all():
+        return Shift(np.full(len(mean), np.inf), np.full(len(mean), np.inf), False, flat)
+    halves = []
+    for part in weighted.parts():
+        v = w[part] / max(w[part].sum(), 1e-300)
+        a = v @ x[part]
+        halves.append((a, np.sqrt(np.maximum(v @ (x[part] - a) ** 2, 1e-300)), 1 / max((v**2).sum(), 1e-300)))
+    (m1, s1, n1), (m2, s2, n2) = halves
+    error = 6 * np.sqrt(1 / n1 + 1 / n2)
+    agree = bool(
+        np.all(np.abs(m1 - m2) / s < max(error, 0.1)) and np.all(np.abs(np.log(s1 / s2)) < max(1.5 * error, 0.1))
+    )
+    return Shift(m, np.log(s), agree, flat)

@@ -1,0 +1,5 @@
+"""E_q[.]: how an expectation is taken. So far: Monte Carlo, on noise made to be exact where it can be."""
+
+from lowerbound.expectations.noise import matched_normals, stratified_normals, student_scales
+
+__all__ = ["matched_normals", "stratified_normals", "student_scales"]

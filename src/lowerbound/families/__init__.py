@@ -1,0 +1,25 @@
+"""q(z): blocks on the unconstrained space, and products of them."""
+
+from lowerbound.families.base import Block, Family, GaussianBlock
+from lowerbound.families.dense import Dense, DenseGaussian
+from lowerbound.families.diagonal import Diagonal, DiagonalGaussian
+from lowerbound.families.low_rank import LowRank, LowRankGaussian
+from lowerbound.families.point_mass import Point, PointMass
+from lowerbound.families.product import BoundProduct, Product, ProductBlock
+
+__all__ = [
+    "Block",
+    "BoundProduct",
+    "Dense",
+    "DenseGaussian",
+    "Diagonal",
+    "DiagonalGaussian",
+    "Family",
+    "GaussianBlock",
+    "LowRank",
+    "LowRankGaussian",
+    "Point",
+    "PointMass",
+    "Product",
+    "ProductBlock",
+]

@@ -1,0 +1,271 @@
+"""The loop: when to stop, what to report, what to return."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from lowerbound.algorithms.base import Algorithm, Info, Status
+from lowerbound.diagnostics.estimate import Estimate
+from lowerbound.diagnostics.importance import Weighted, weigh
+from lowerbound.diagnostics.nonfinite import check_starts, flat_sites
+from lowerbound.diagnostics.verdict import Verdict, VerdictStatus, judge, shift_of
+from lowerbound.errors import DataError, NotFiniteError, TrustWarning
+from lowerbound.families import Block, Family, PointMass
+from lowerbound.kernel import Kernel
+from lowerbound.model.base import Model
+from lowerbound.model.log_density import LogDensity, from_log_density
+from lowerbound.model.numpyro import from_numpyro
+from lowerbound.plan import choose
+from lowerbound.posterior import Posterior, Trace
+from lowerbound.report.progress import Progress
+from lowerbound.sites import SiteMap
+
+#: Weighted draws kept with a posterior, at most, as numbers.
+_POOL_NUMBERS = 2**25
+
+
+def as_model(model: Any, data: Mapping[str, Any] | None = None) -> Model:
+    """A :class:`Model` from a NumPyro model, a :class:`LogDensity`, or itself, bound to data."""
+    if isinstance(model, Model):
+        if data:
+            raise DataError("this Model is bound to its data already; leave data out, or pass the original model.")
+        return model
+    if isinstance(model, LogDensity):
+        return from_log_density(model, data)
+    return from_numpyro(model, data)
+
+
+def fit(
+    model: Any,
+    data: Mapping[str, Any] | None = None,
+    *,
+    family: str | Family | None = None,
+    algorithm: str | Algorithm | None = None,
+    seed: int = 0,
+    max_steps: int | None = None,
+    num_draws: int | None = None,
+    progress: bool | None = None,
+    callback: Callable[[Info], object] | None = None,
+) -> Posterior:
+    """Fit an approximate posterior, and say how far it can be trusted.
+
+    log p(x) = ELBO(q) + KL(q || p(z | x)):  q is chosen from a family to maximise the ELBO; what is left
+    over is then estimated, and corrected where that is justified.
+
+    Args:
+        model: A NumPyro model with continuous latents, or a :class:`lowerbound.LogDensity`.
+        data: Its keyword arguments: a dictionary (or DataFrame). Arrays are traced, everything else stays
+            static.
+        family: An object of :mod:`lowerbound.families` or its short name (``"dense"``, ``"diagonal"``,
+            ``"low_rank"``, ``"point_mass"``); None chooses by dimension.
+        algorithm: An object of :mod:`lowerbound.algorithms` or its short name; None chooses by family.
+        seed: The same seed gives the same bits on the same machine.
+        max_steps: Overrides the algorithm's limit.
+        num_draws: Draws weighed for the verdict, a round; default 2048.
+        progress: True or False to force the display on or off; None shows it on a terminal.
+        callback: Called with each step's :class:`~lowerbound.algorithms.Info`.
+
+    Returns:
+        A :class:`~lowerbound.Posterior`. Interrupted by Ctrl-C, the posterior so far, with status
+        INTERRUPTED.
+
+    Raises:
+        ModelError, DataError, IncompatibleError, UnknownNameError: bad input, before any compilation.
+        NotFiniteError: the log density is finite nowhere a fit could start; names the sites.
+
+    Warns:
+        TrustWarning: the verdict is NOT_TRUSTED.
+
+    Cost: one compilation of the model's log density and gradient (0.2 to 2 seconds; kept between
+    processes), then some thousand evaluations of it.
+
+    Example:
+        >>> import lowerbound as lb, numpyro, numpyro.distributions as dist
+        >>> def model(y):
+        ...     x = numpyro.sample("x", dist.Normal(0, 1))
+        ...     numpyro.sample("y", dist.Normal(x, 0.5), obs=y)
+        >>> posterior = lb.fit(model, {"y": 10.0})
+        >>> round(float(posterior.mean()["x"]), 4), round(float(posterior.sd()["x"]), 4)
+        (8.0, 0.4472)
+        >>> posterior.verdict.status.name
+        'TRUSTED'
+    """
+    start = time.perf_counter()
+    _check_options(seed, max_steps, num_draws)
+    bound = as_model(model, data)
+    chosen_family, chosen = choose(bound, family, algorithm)
+    if max_steps is not None and hasattr(chosen, "max_steps"):
+        chosen = _with_max_steps(chosen, int(max_steps))
+    rows: list[tuple[Info, float]] = []
+    with Progress(enabled=progress) as display:
+        display.update("compiling", None)
+        kernel = Kernel(bound, jacobian=not isinstance(chosen_family, PointMass))
+        probe = np.random.default_rng([seed, 2]).uniform(-1, 1, (min(kernel.batch, 16), kernel.dimension))
+        probe *= np.linspace(0, 1, len(probe))[:, None]
+        check_starts(kernel, probe)
+
+        def record(info: Info) -> None:
+            rows.append((info, time.perf_counter() - start))
+            display.update(
+                info.phase,
+                {"step": info.step, "elbo": info.elbo, "elbo_se": info.elbo_se, "evaluations": kernel.evaluations},
+            )
+            if callback is not None:
+                callback(info)
+
+        q, status, modes = run(chosen, kernel, chosen_family, seed, record)
+        display.update("weighing draws", {"evaluations": kernel.evaluations})
+        verdict, weighted = assess(kernel, q, status, chosen.rule(), modes, seed, num_draws)
+    total = time.perf_counter() - start
+    posterior = assemble(
+        bound, kernel, q, status, verdict, weighted, rows, total, seed, chosen_family.name, chosen.name
+    )
+    if verdict.status is VerdictStatus.NOT_TRUSTED:
+        warnings.warn(f"{verdict.sentence} {verdict.next_step}".strip(), TrustWarning, stacklevel=2)
+    return posterior
+
+
+def run(
+    algorithm: Algorithm, kernel: Kernel, family: Family, seed: int, record: Callable[[Info], None]
+) -> tuple[Block, Status, list]:
+    """Init, step until done, output. An interruption gives the answer so far."""
+    state = None
+    try:
+        state = algorithm.init(seed, kernel, family)
+        while True:
+            state, info = algorithm.step(state)
+            record(info)
+            if info.status is not None:
+                status = info.status
+                break
+    except KeyboardInterrupt:
+        if state is None or algorithm.output(state) is None:
+            raise
+        status = Status.INTERRUPTED
+    q = algorithm.output(state)
+    if q is None:
+        raise NotFiniteError(
+            f"no start with a finite log density and gradient was found for {kernel.model.name!r}, near the origin of "
+            "the unconstrained space or further out. Check the priors' scales and the data's units."
+        )
+    return q, status, algorithm.modes(state)
+
+
+def assess(
+    kernel: Kernel, q: Block, status: Status, rule: str, modes: list, seed: int, num_draws: int | None
+) -> tuple[Verdict, Weighted | None]:
+    """Weigh draws of q and judge it."""
+    names = kernel.model.coordinate_names()
+    p = kernel.dimension
+    if q.noise_dimension == 0:
+        return _point_verdict(status, rule), None
+    rng = np.random.default_rng([seed, 1])
+    size = num_draws or max(128, min(2048, 2**24 // p // 64 * 64))
+    rounds = 1 if status is Status.INTERRUPTED else 6
+    weighted = weigh(kernel, q, modes, rng, rounds=rounds, size=size)
+    flat: tuple[str, ...] = ()
+    if status is Status.FLAT:
+        flat = tuple(flat_sites(kernel, weighted.draws[: kernel.batch])) or _widest(kernel, q)
+    shift = shift_of(weighted, np.asarray(q.mean), np.sqrt(np.asarray(q.variance())), flat)
+    return judge(status, rule, weighted, modes, shift, names), weighted
+
+
+def _widest(kernel: Kernel, q: Block) -> tuple[str, ...]:
+    sd = np.sqrt(np.asarray(q.variance()))
+    return tuple(kernel.model.sites_of(np.flatnonzero(sd > 1e-3 * sd.max())))
+
+
+def _point_verdict(status: Status, rule: str) -> Verdict:
+    return Verdict(
+        VerdictStatus.NOT_TRUSTED,
+        "a point mass is the mode of the posterior, not an approximation of it: it has no spread.",
+        (status.sentence + (f" ({rule})" if status is Status.CONVERGED else ""),),
+        (),
+        "leave family out for an approximate posterior.",
+        status.converged,
+        rule,
+        Estimate(-np.inf, 0.0),
+        np.inf,
+        Estimate(np.inf, 0.0),
+        0.0,
+    )
+
+
+def assemble(
+    model: Model,
+    kernel: Kernel,
+    q: Block,
+    status: Status,
+    verdict: Verdict,
+    weighted: Weighted | None,
+    rows: list[tuple[Info, float]],
+    total: float,
+    seed: int,
+    family_name: str,
+    algorithm_name: str,
+) -> Posterior:
+    """Everything that a person gets, in one object."""
+    infos = [i for i, _ in rows]
+    trace = Trace(
+        tuple(i.phase for i in infos),
+        np.array([i.elbo for i in infos], float),
+        np.array([i.elbo_se for i in infos], float),
+        np.array([s for _, s in rows], float),
+    )
+    if weighted is None:
+        pool, weights, log_weights = np.asarray(q.mean)[None], np.ones(1), np.empty(0)
+        evidence, k = Estimate(np.nan, np.nan), np.inf
+    else:
+        keep = slice(0, max(1, _POOL_NUMBERS // model.dimension))
+        pool, log_weights = weighted.draws[keep], weighted.log_weights[keep]
+        weights = np.exp(weighted.smoothed[keep])
+        weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(pool), 1 / len(pool))
+        evidence, k = Estimate(weighted.log_evidence, weighted.log_evidence_se), weighted.pareto_k
+    steps = max((i.step for i in infos), default=0)
+    versions = {n: importlib.metadata.version(n) for n in ("jax", "numpyro", "numpy")}
+    from lowerbound import __version__
+
+    return Posterior(
+        q,
+        status,
+        verdict,
+        evidence,
+        k,
+        log_weights,
+        trace,
+        {"compile": kernel.compile_seconds, "run": total - kernel.compile_seconds, "total": total},
+        {"steps": steps, "evaluations": kernel.evaluations},
+        seed,
+        versions | {"lowerbound": __version__},
+        model.name,
+        family_name,
+        algorithm_name,
+        dict(zip(model.argument_names, model.arguments, strict=True)),
+        SiteMap(model.sites, model.deterministics, model),
+        pool,
+        weights,
+    )
+
+
+def _check_options(seed: Any, max_steps: Any, num_draws: Any) -> None:
+    def whole(value: Any) -> bool:
+        return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+    if not whole(seed) or seed < 0:
+        raise DataError(f"seed is {seed!r}; needed: a whole number, zero or more.")
+    if max_steps is not None and (not whole(max_steps) or max_steps < 1):
+        raise DataError(f"max_steps is {max_steps!r}; needed: a positive whole number.")
+    if num_draws is not None and (not whole(num_draws) or num_draws < 64):
+        raise DataError(f"num_draws is {num_draws!r}; needed: a whole number, at least 64.")
+
+
+def _with_max_steps(algorithm: Algorithm, max_steps: int) -> Algorithm:
+    import dataclasses
+
+    return dataclasses.replace(algorithm, max_steps=max_steps)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,224 @@
+"""p(x, z): what a model is to the rest of the library.
+
+A model is a list of latent *sites* (name, support, shape, plates) and the *factors* whose log
+probabilities sum to the log joint. It is evaluated in one of two spaces:
+
+* the constrained space, where a scale is positive and a simplex sums to one, the space of
+  :meth:`Model.log_joint` and of everything a person reads;
+* the unconstrained space R^p, the space of Gaussian families, reached through NumPyro's
+  ``biject_to(support)``. There the density gains the Jacobian of the transform,
+
+      log p_u(u) = log p(x, T(u)) + log |det dT/du|,
+
+  which is :meth:`Model.log_density`.
+
+Arrays of the data are *arguments* of these functions, so that one compiled program serves every
+data set of the same shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import biject_to, constraints
+
+from lowerbound.errors import ModelError
+from lowerbound.precision import float64
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A latent variable.
+
+    Args:
+        support: A NumPyro constraint, the set the variable lives in.
+        shape: Its full shape, plates and event together.
+        name: Filled in by the model.
+        plates: Names of the plates it is in.
+        start, unconstrained_shape: Where it lies in the unconstrained vector; filled in by the model.
+    """
+
+    support: Any = field(default_factory=lambda: constraints.real)
+    shape: tuple[int, ...] = ()
+    name: str = ""
+    plates: tuple[str, ...] = ()
+    start: int = 0
+    unconstrained_shape: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of unconstrained coordinates."""
+        return math.prod(self.unconstrained_shape)
+
+    @property
+    def slice(self) -> slice:
+        return slice(self.start, self.start + self.size)
+
+
+class Factor(NamedTuple):
+    """One term of the log joint: ``scale * distribution.log_prob(value)``, summed."""
+
+    site: str
+    distribution: Any
+    value: Any
+    scale: Any
+    log_prob: Any
+    observed: bool
+
+
+class Evaluation(NamedTuple):
+    """What one run of the model gives."""
+
+    values: dict[str, Any]
+    deterministics: dict[str, Any]
+    factors: list[Factor]
+    log_det: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A probabilistic model bound to data. Make one with ``Model.from_numpyro`` or
+    ``Model.from_log_density``, or hand either straight to ``lb.fit``.
+
+    Args:
+        name: For display.
+        sites: Latent sites by name, in the order in which the model declares them.
+        deterministics: Shapes of the ``deterministic`` sites.
+        arguments: The arrays of the data, in the order in which ``evaluate`` takes them.
+        argument_names: Their names.
+        evaluate: ``evaluate(params, arguments, constrained) -> Evaluation``; ``params`` maps a site
+            to its unconstrained (or, with ``constrained=True``, constrained) value.
+    """
+
+    name: str
+    sites: Mapping[str, Site]
+    deterministics: Mapping[str, tuple[int, ...]]
+    arguments: Sequence[np.ndarray]
+    argument_names: Sequence[str]
+    evaluate: Callable[[Mapping[str, Any], Sequence[Any], bool], Evaluation] = field(repr=False)
+
+    @staticmethod
+    def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Model:
+        """A NumPyro model; ``data`` are its keyword arguments."""
+        from lowerbound.model.numpyro import from_numpyro
+
+        return from_numpyro(model, data)
+
+    @staticmethod
+    def from_log_density(density: Any, data: Mapping[str, Any] | None = None) -> Model:
+        """A :class:`~lowerbound.LogDensity`."""
+        from lowerbound.model.log_density import from_log_density
+
+        return from_log_density(density, data)
+
+    @property
+    def dimension(self) -> int:
+        """p, the number of unconstrained coordinates."""
+        return sum(s.size for s in self.sites.values())
+
+    # -- evaluation, traceable by JAX ------------------------------------------------------------
+
+    def unflatten(self, x: Any) -> dict[str, Any]:
+        """The vector ``[p]`` as a dictionary of unconstrained values."""
+        return {n: x[s.slice].reshape(s.unconstrained_shape) for n, s in self.sites.items()}
+
+    def factors(self, latents: Mapping[str, Any], batch: Sequence[Any] | None = None) -> list[Factor]:
+        """The factors at constrained ``latents``."""
+        return self.evaluate(latents, self.arguments if batch is None else batch, True).factors
+
+    def log_joint(self, latents: Mapping[str, Any], batch: Sequence[Any] | None = None) -> Any:
+        """log p(x, z) in nats at constrained ``latents``, all constants kept."""
+        return total(self.factors(latents, batch))
+
+    def log_density(self, x: Any, batch: Sequence[Any], *, jacobian: bool = True) -> Any:
+        """log p(x, T(u)) (+ log |det dT/du|) at the unconstrained vector ``x [p]``."""
+        e = self.evaluate(self.unflatten(x), batch, False)
+        return total(e.factors) + (e.log_det if jacobian else 0.0)
+
+    def constrain(self, x: Any, batch: Sequence[Any]) -> dict[str, Any]:
+        """Latents in the constrained space and deterministics, at ``x [p]``."""
+        e = self.evaluate(self.unflatten(x), batch, False)
+        return {**{n: e.values[n] for n in self.sites}, **{n: e.deterministics[n] for n in self.deterministics}}
+
+    def unconstrain(self, latents: Mapping[str, Any], batch: Sequence[Any]) -> tuple[Any, Any]:
+        """The vector ``[p]`` of constrained ``latents`` and log |det dT/du| there."""
+        e = self.evaluate(latents, batch, True)
+        x = jnp.concatenate([jnp.ravel(e.values[n]) for n in self.sites])
+        return x, e.log_det
+
+    # -- names -----------------------------------------------------------------------------------
+
+    def coordinate_names(self) -> list[str]:
+        """A name for each unconstrained coordinate: ``theta[3]``."""
+        out = []
+        for n, s in self.sites.items():
+            out += [n + label(i) for i in np.ndindex(*s.unconstrained_shape)] if s.unconstrained_shape else [n]
+        return out
+
+    def sites_of(self, coordinates: np.ndarray) -> list[str]:
+        """The sites that a set of unconstrained coordinates belongs to."""
+        coordinates = np.asarray(coordinates)
+        return [n for n, s in self.sites.items() if np.any((coordinates >= s.start) & (coordinates < s.start + s.size))]
+
+
+def label(index: tuple[int, ...]) -> str:
+    """``[i,j]`` for an index, nothing for a scalar."""
+    return f"[{','.join(map(str, index))}]" if index else ""
+
+
+def total(factors: Sequence[Factor]) -> Any:
+    """The sum of all factors' log probabilities."""
+    return sum((jnp.sum(f.log_prob) for f in factors), start=jnp.zeros((), jnp.result_type(float)))
+
+
+def place(sites: Mapping[str, Site]) -> dict[str, Site]:
+    """Give each site its unconstrained shape and its place in the vector.
+
+    Raises:
+        ModelError: a support that has no bijection from R^p, or needs more dimensions than the
+            shape has.
+    """
+    out, start = {}, 0
+    for name, s in sites.items():
+        try:
+            transform = biject_to(s.support)
+        except NotImplementedError:
+            raise ModelError(
+                f"site {name!r} has support {s.support}, which no smooth bijection maps from an unconstrained "
+                "vector. Needed: a continuous support that numpyro's biject_to knows (real, positive, interval, "
+                "simplex, ordered_vector, corr_cholesky, positive_definite, ...). For points on a sphere use "
+                "numpyro's ProjectedNormalReparam; for a direction on a circle, CircularReparam."
+            ) from None
+        event_dim = int(s.support.event_dim)
+        if event_dim > len(s.shape):
+            raise ModelError(
+                f"site {name!r} has shape {s.shape}, but its support {s.support} is over arrays of "
+                f"{event_dim} dimension(s). Give a shape with at least {event_dim}: for example shape=(3,)."
+                if event_dim == 1
+                else f"site {name!r} has shape {s.shape}, but its support {s.support} is over matrices. "
+                "Give a shape with at least 2 dimensions: for example shape=(3, 3)."
+            )
+        with float64():
+            shape = tuple(int(i) for i in transform.inverse_shape(tuple(s.shape)))
+            back = tuple(int(i) for i in transform.forward_shape(shape))
+        if back != tuple(s.shape):
+            raise ModelError(
+                f"site {name!r} has shape {tuple(s.shape)}, which its support {s.support} does not admit "
+                f"(the nearest shape it does is {back})."
+            )
+        out[name] = Site(s.support, tuple(s.shape), name, tuple(s.plates), start, shape)
+        start += math.prod(shape)
+    return out
+
+
+
+
+def abstract(arrays: Sequence[np.ndarray]) -> list[jax.ShapeDtypeStruct]:
+    """Shapes and types of arrays, for tracing without computing."""
+    return [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]

@@ -1,0 +1,244 @@
+"""NumPyro models: found sites, checked data, and an evaluation in either space.
+
+The model is run under NumPyro's own handlers. Its latent sites are given by ``substitute`` (which
+NumPyro carries into ``scan``), so nothing is ever drawn from a prior: a Gamma(1e-3, 1e-3) that
+underflows to zero, or an improper prior, does no harm. A plate with ``subsample_size`` is run over
+all its rows, so that no minibatch is silently mis-scaled.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from numpyro import handlers
+from numpyro.distributions import biject_to, constraints
+
+from lowerbound.errors import DataError, ModelError
+from lowerbound.model.base import Evaluation, Factor, Model, Site, place
+from lowerbound.model.data import Data, trace_with_data
+from lowerbound.precision import float64
+
+_JACOBIAN = "_lowerbound_log_det_"
+_UNCONSTRAINED = "_lowerbound_unconstrained_"
+
+
+class _FullPlates(numpyro.primitives.Messenger):
+    """Run every plate over all of its rows."""
+
+    def process_message(self, msg: Any) -> None:
+        if msg["type"] == "plate":
+            size = msg["args"][0]
+            msg["args"] = (size, size)
+            msg["value"] = jnp.arange(size)
+
+
+def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Model:
+    """Bind a NumPyro model to data and check both, without compiling anything.
+
+    Args:
+        model: The model function.
+        data: Its keyword arguments. Arrays are traced, everything else stays static.
+
+    Raises:
+        ModelError: missing or unknown arguments, no latent or no observed site, a discrete latent,
+            an unusable support, or an error inside the model.
+        DataError: data that are empty, not finite, or outside the support of the distribution they
+            are observed under.
+    """
+    bound = Data(data)
+    _check_arguments(model, bound.names)
+
+    def run(arguments: Sequence[Any], substitute: Callable[[Any], Any]) -> dict[str, Any]:
+        seeded = handlers.seed(handlers.substitute(_FullPlates(model), substitute_fn=substitute), rng_seed=0)
+        return handlers.trace(seeded).get_trace(**bound.rebuild(arguments))
+
+    sites: dict[str, Site] = {}
+    deterministics: dict[str, tuple[int, ...]] = {}
+    dynamic: dict[str, bool] = {}
+    observed: list[tuple[str, Any, int | None]] = []
+
+    def discover(arguments: Sequence[Any]) -> None:
+        for store in (sites, deterministics, dynamic):
+            store.clear()
+        observed.clear()
+        where = {id(a): i for i, a in enumerate(arguments)}
+        for name, site in run(arguments, _feasible).items():
+            if site["type"] == "deterministic":
+                deterministics[name] = tuple(jnp.shape(site["value"]))
+            elif site["type"] == "param":
+                raise ModelError(
+                    f"the model has a numpyro.param {name!r}. A parameter without a prior has no posterior: "
+                    "make it a numpyro.sample with a prior (ImproperUniform for none)."
+                )
+            elif site["type"] == "sample" and site["is_observed"]:
+                observed.append((name, site["fn"], where.get(id(site["value"]))))
+            elif site["type"] == "sample":
+                support = site["fn"].support
+                plates = tuple(f.name for f in site["cond_indep_stack"])
+                # A support that depends on another latent is placed with its shape alone.
+                fixed = not any(isinstance(v, jax.core.Tracer) for v in jax.tree_util.tree_leaves(support))
+                dynamic[name] = not fixed
+                shape = tuple(int(i) for i in jnp.shape(site["value"]))
+                sites[name] = Site(support if fixed else _static(support), shape, name, plates)
+
+    with float64():
+        trace_with_data(discover, bound)
+        name = getattr(model, "__name__", type(model).__name__)
+        if not sites:
+            raise ModelError(
+                f"the model {name!r} has no latent sites, so there is nothing to infer. "
+                "Add numpyro.sample sites without obs=."
+            )
+        if not observed:
+            raise ModelError(
+                f"the model {name!r} has no observed sites, so its posterior is its prior. Latent: {list(sites)}. "
+                "Pass the data that the model observes, or add obs= to a numpyro.sample (or a numpyro.factor)."
+            )
+        discrete = [n for n, s in sites.items() if s.support.is_discrete]
+        if discrete:
+            raise ModelError(
+                f"the model {name!r} has discrete latent sites {discrete}, which are not supported yet. Sum them out: "
+                "numpyro.distributions.MixtureSameFamily in place of a Categorical assignment."
+            )
+        for n, fn, index in observed:
+            if index is not None:
+                _check_support(n, fn, bound.arrays[index])
+        placed = place(sites)
+
+    def evaluate(params: Mapping[str, Any], arguments: Sequence[Any], constrained: bool) -> Evaluation:
+        trace = run(arguments, lambda site: _substitute(params, site, constrained))
+        values: dict[str, Any] = {}
+        found: dict[str, Any] = {}
+        factors: list[Factor] = []
+        log_det = jnp.zeros(())
+        for n, site in trace.items():
+            if site["type"] == "deterministic":
+                if n.startswith(_UNCONSTRAINED):
+                    values[n.removeprefix(_UNCONSTRAINED)] = site["value"]
+                else:
+                    found[n] = site["value"]
+            elif site["type"] == "sample":
+                log_prob = _log_prob(site)
+                if n.startswith(_JACOBIAN):
+                    log_det = log_det + jnp.sum(log_prob)
+                    continue
+                factors.append(Factor(n, site["fn"], site["value"], site["scale"], log_prob, site["is_observed"]))
+                if n in placed and not constrained:
+                    values[n] = site["value"]
+        return Evaluation(values, found, factors, log_det)
+
+    return Model(name, placed, dict(deterministics), bound.arrays, bound.array_names, evaluate)
+
+
+def _log_prob(site: Any) -> Any:
+    fn, value = site["fn"], site["value"]
+    log_prob = fn.log_prob(value, site["intermediates"]) if site["intermediates"] else fn.log_prob(value)
+    return log_prob if site["scale"] is None else site["scale"] * log_prob
+
+
+def _feasible(site: Any) -> Any:
+    """A point inside the support of every latent, without drawing from its prior."""
+    if site["type"] != "sample" or site["is_observed"]:
+        return None
+    fn = site["fn"]
+    shape = tuple(site["kwargs"].get("sample_shape", ())) + tuple(fn.shape())
+    if fn.support is None or fn.support.is_discrete:
+        return jnp.zeros(shape, jnp.result_type(int))
+    try:
+        transform = biject_to(fn.support)
+    except NotImplementedError:
+        return jnp.zeros(shape)  # place() names the support
+    return transform(jnp.zeros(transform.inverse_shape(shape)))
+
+
+def _substitute(params: Mapping[str, Any], site: Any, constrained: bool) -> Any:
+    """The value of a latent site, and the Jacobian of its transform as a factor beside it."""
+    name = site["name"]
+    if site["type"] != "sample" or name not in params:
+        return None
+    p = params[name]
+    support = site["fn"].support
+    transform = biject_to(support)
+    index = site["infer"].get("_scan_current_index")
+    if index is not None:  # inside numpyro's scan: this step's slice of the stacked value
+        event_shift = 0 if constrained else transform.codomain.event_dim - transform.domain.event_dim
+        if jnp.ndim(p) > len(site["fn"].shape()) - event_shift:
+            p = p[index]
+    if constrained:
+        u, value = transform._inverse(p), p
+        numpyro.deterministic(_UNCONSTRAINED + name, u)
+    else:
+        u, value = p, transform(p)
+    if not _is_identity(support):
+        numpyro.factor(_JACOBIAN + name, jnp.sum(transform.log_abs_det_jacobian(u, value)))
+    return value
+
+
+def _is_identity(support: Any) -> bool:
+    base = support.base_constraint if isinstance(support, constraints.independent) else support
+    return base is constraints.real
+
+
+def _static(support: Any) -> Any:
+    """A dynamic support with its traced bounds replaced, of the same kind and event dimension."""
+    leaves, tree = jax.tree_util.tree_flatten(support)
+    stand_in = [float(i) if isinstance(v, jax.core.Tracer) else v for i, v in enumerate(leaves)]
+    return jax.tree_util.tree_unflatten(tree, stand_in)
+
+
+def _check_arguments(model: Callable, names: list[str]) -> None:
+    if not callable(model):
+        raise ModelError(
+            f"the model is a {type(model).__name__}; needed: a NumPyro model (a function) or a lb.LogDensity."
+        )
+    try:
+        parameters = inspect.signature(model).parameters
+    except (TypeError, ValueError):
+        return
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    known = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    required = [n for n in known if parameters[n].default is inspect.Parameter.empty]
+    missing = [n for n in required if n not in names]
+    unknown = [] if anything else [n for n in names if n not in known]
+    only = [n for n, p in parameters.items() if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
+    if only:
+        raise ModelError(f"the model takes {only} by position only; data are given by name. Remove the `/`.")
+    if missing or unknown:
+        came = ", ".join(names) or "nothing"
+        raise ModelError(
+            f"the model takes ({', '.join(parameters)}); data gave {came}."
+            + (f" Missing: {', '.join(missing)}." if missing else "")
+            + (f" Unknown: {', '.join(unknown)}." if unknown else "")
+            + " data is a dictionary from argument names to values."
+        )
+
+
+def _check_support(name: str, fn: Any, value: np.ndarray) -> None:
+    """Observed values must lie in the support of their distribution, where that is known beforehand."""
+    while isinstance(fn, (numpyro.distributions.MaskedDistribution, numpyro.distributions.ExpandedDistribution)):
+        if isinstance(fn, numpyro.distributions.MaskedDistribution):
+            return  # a masked value may be anything
+        fn = fn.base_dist
+    support = getattr(fn, "support", None)
+    if support is None or any(isinstance(v, jax.core.Tracer) for v in jax.tree_util.tree_leaves(support)):
+        return
+    try:
+        with jax.ensure_compile_time_eval():
+            inside = np.asarray(support(value))
+    except Exception:  # a support that cannot be checked outside a trace is checked by its log probability
+        return
+    if inside.all():
+        return
+    first = tuple(int(i) for i in np.argwhere(~inside)[0]) if inside.ndim else ()
+    raise DataError(
+        f"observed {name!r} has {int((~inside).sum())} of {inside.size} values outside the support of "
+        f"{type(fn).__name__} ({support}), the first in row {first[0] if first else 0}: {value[first]}."
+    )
+
+

@@ -1,0 +1,53 @@
+"""The choice: which family, and which algorithm moves it.
+
+| family | unconstrained dimensions | algorithm |
+|---|---|---|
+| dense, diagonal, products of them | up to 500 | score_regression |
+| low_rank, diagonal | any | sample_average |
+| point_mass | any | maximum |
+
+With no family given: dense up to 500 dimensions, low_rank up to 5,000, diagonal above.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lowerbound import registry
+from lowerbound.algorithms import Algorithm, Maximum, SampleAverage, ScoreRegression
+from lowerbound.algorithms.search import DENSE_LIMIT
+from lowerbound.families import BoundProduct, Dense, Diagonal, Family, LowRank, PointMass, Product
+from lowerbound.model.base import Model
+
+LOW_RANK_LIMIT = 5_000
+
+
+def choose(model: Model, family: Any = None, algorithm: Any = None) -> tuple[Family, Algorithm]:
+    """Family and algorithm for a model, checked to go together; nothing is compiled.
+
+    Raises:
+        UnknownNameError: a short name that no registry knows.
+        IncompatibleError: parts that do not go together.
+    """
+    p = model.dimension
+    if family is not None:
+        family = registry.resolve("family", family, registry.FAMILIES, Family)
+    elif p <= DENSE_LIMIT:
+        family = Dense()
+    else:
+        family = LowRank() if p <= LOW_RANK_LIMIT else Diagonal()
+    if isinstance(family, Product):
+        family = family.bind(model)
+    if algorithm is not None:
+        algorithm = registry.resolve("algorithm", algorithm, registry.ALGORITHMS, Algorithm)
+    elif isinstance(family, PointMass):
+        algorithm = Maximum()
+    else:
+        algorithm = ScoreRegression() if p <= DENSE_LIMIT and _regressable(family) else SampleAverage()
+    algorithm.check(model, family)
+    return family, algorithm
+
+
+def _regressable(family: Family) -> bool:
+    parts = family.families if isinstance(family, BoundProduct) else (family,)
+    return all(isinstance(f, (Dense, Diagonal)) for f in parts)

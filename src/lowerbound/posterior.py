@@ -1,0 +1,271 @@
+"""The answer: what a person gets from :func:`lowerbound.fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from lowerbound.algorithms.base import Status
+from lowerbound.diagnostics.estimate import Estimate
+from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
+from lowerbound.errors import DataError, IncompatibleError
+from lowerbound.expectations.noise import matched_normals
+from lowerbound.families import Block, Point
+from lowerbound.model.base import label
+from lowerbound.sites import SiteMap
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MOMENT_DRAWS = 8192
+_MAX_NUMBERS = 2**26
+
+
+class Trace(NamedTuple):
+    """What happened, step by step.
+
+    Attributes:
+        phase: Name of the phase of each step.
+        elbo: ELBO after each step, in nats (``nan`` before there is a q).
+        elbo_se: Its standard error.
+        seconds: Wall time since the start of the fit.
+    """
+
+    phase: tuple[str, ...]
+    elbo: np.ndarray
+    elbo_se: np.ndarray
+    seconds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.phase)
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """An approximate posterior that says how far it can be trusted.
+
+    Made by :func:`lowerbound.fit` or :func:`lowerbound.load`. Sites come back by name, in the constrained
+    space, with the model's deterministics.
+
+    Attributes:
+        q: The fitted approximation on the unconstrained space.
+        status: How the fit ended.
+        verdict: How far to trust it.
+        elbo: The evidence lower bound in nats, all constants kept.
+        log_evidence: Importance-weighted estimate of log p(x), in nats.
+        pareto_k: k-hat of the importance weights.
+        log_weights: log p(x, z) - log r(z) of the weighted draws ``[n]``, unnormalised.
+        trace: ELBO by step.
+        timings: Wall seconds: ``compile``, ``run``, ``total``.
+        counts: ``steps``, and ``evaluations`` of the log density and its gradient.
+        seed: The seed of the fit.
+        versions: Of the libraries that made it.
+    """
+
+    q: Block
+    status: Status
+    verdict: Verdict
+    log_evidence: Estimate
+    pareto_k: float
+    log_weights: np.ndarray
+    trace: Trace
+    timings: dict[str, float]
+    counts: dict[str, int]
+    seed: int
+    versions: dict[str, str]
+    model_name: str
+    family_name: str
+    algorithm_name: str
+    observed: Mapping[str, np.ndarray] = field(repr=False)
+    _sites: SiteMap = field(repr=False)
+    _pool: np.ndarray = field(repr=False)
+    _pool_weights: np.ndarray = field(repr=False)
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def elbo(self) -> Estimate:
+        return self.verdict.elbo
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the latent sites."""
+        return tuple(self._sites.sites)
+
+    @property
+    def corrected(self) -> bool:
+        """Whether draws and moments are importance-corrected ones."""
+        return self.verdict.status is VerdictStatus.CORRECTED
+
+    def sample(self, n: int = 1000, *, seed: int = 0) -> dict[str, np.ndarray]:
+        """Draws by site name, ``[n, *shape]``, with deterministics.
+
+        Where the verdict is CORRECTED they are resampled from the weighted draws (systematic
+        resampling, in random order); else they are independent draws of q.
+
+        Args:
+            n: Number of draws.
+            seed: The same seed gives the same bits.
+        """
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+            raise DataError(f"sample needs a positive number of draws, got {n!r}.")
+        return self._sites.constrain(self.sample_unconstrained(int(n), seed=seed))
+
+    def sample_unconstrained(self, n: int, *, seed: int = 0) -> np.ndarray:
+        """Draws ``[n, p]`` on the unconstrained space."""
+        rng = np.random.default_rng([seed, 0x5A4D])
+        if not self.corrected:
+            return self.q.sample(rng, n)
+        # Systematic resampling: each draw appears floor or ceil of n times its weight. The order of the
+        # pool is shuffled first, so that the rounding is independent of where a draw came from.
+        order = rng.permutation(len(self._pool_weights))
+        edges = np.cumsum(self._pool_weights[order])
+        places = np.searchsorted(edges, (np.arange(n) + rng.uniform()) / n * edges[-1], side="right")
+        return self._pool[rng.permutation(order[np.minimum(places, len(order) - 1)])]
+
+    def _moments(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Constrained draws and their weights, the basis of every reported number."""
+        if "moments" not in self._cache:
+            if self.corrected:
+                draws, weights = self._pool, self._pool_weights
+            else:
+                p = self.q.noise_dimension
+                n = 2 if p == 0 else max(64, min(_MOMENT_DRAWS, _MAX_NUMBERS // max(p, 1) // 64 * 64))
+                noise = matched_normals(np.random.default_rng([self.seed, 1]), n, p) if p else np.zeros((n, 0))
+                draws = np.asarray(self.q.transform(noise))
+                weights = np.full(len(draws), 1 / len(draws))
+            self._cache["moments"] = self._sites.constrain(draws), weights
+        return self._cache["moments"]
+
+    def mean(self) -> dict[str, np.ndarray]:
+        """Posterior means by site, ``[*shape]``."""
+        values, w = self._moments()
+        return {k: np.tensordot(w, v, 1)[()] for k, v in values.items()}
+
+    def sd(self) -> dict[str, np.ndarray]:
+        """Posterior standard deviations by site, ``[*shape]``."""
+        values, w = self._moments()
+        out = {}
+        for k, v in values.items():
+            centred = v - np.tensordot(w, v, 1)
+            out[k] = np.sqrt(np.tensordot(w, centred**2, 1))[()]
+        return out
+
+    def quantile(self, probability: float | list[float] | np.ndarray) -> dict[str, np.ndarray]:
+        """Posterior quantiles by site, ``[*shape]`` for a number, ``[m, *shape]`` for m of them."""
+        prob = np.atleast_1d(np.asarray(probability, float))
+        if prob.ndim != 1 or not ((prob >= 0) & (prob <= 1)).all():
+            raise DataError(f"quantile needs probabilities between 0 and 1, got {probability!r}.")
+        values, w = self._moments()
+        out = {k: _weighted_quantile(v, w, prob) for k, v in values.items()}
+        return {k: v[0] for k, v in out.items()} if np.ndim(probability) == 0 else out
+
+    def log_prob(self, values: Mapping[str, Any]) -> np.ndarray:
+        """log q(z) in nats at constrained sites.
+
+        Args:
+            values: Every latent site by name: ``[n, *shape]``, or ``[*shape]`` for one point.
+
+        Returns:
+            ``[n]``, or a number for one point. The density is with respect to the constrained
+            variables where they have full dimension; for a simplex or a correlation matrix with
+            respect to the coordinates of the transform.
+        """
+        single = all(
+            np.shape(values[k]) == s.shape for k, s in self._sites.sites.items() if k in values
+        )
+        first = next((k for k in self._sites.sites if k in values), None)
+        n = 1 if single or first is None else len(np.asarray(values[first]))
+        x, log_det = self._sites.unconstrain(values, n)
+        out = np.asarray(self.q.log_prob(x)) - log_det
+        return out[0] if single else out
+
+    def summary(self, *, hdi_prob: float = 0.94) -> pd.DataFrame:
+        """A table as ArviZ users know it: mean, sd, highest-density interval, Monte Carlo errors.
+
+        Args:
+            hdi_prob: Mass of the interval.
+
+        Returns:
+            A DataFrame indexed by parameter (``theta[0]``). ``ess`` is the effective number of draws
+            behind the numbers; ``mcse_mean`` and ``mcse_sd`` their Monte Carlo errors.
+        """
+        import pandas as pd
+
+        if not 0 < hdi_prob < 1:
+            raise DataError(f"hdi_prob is {hdi_prob!r}; needed: between 0 and 1.")
+        values, w = self._moments()
+        mean, sd = self.mean(), self.sd()
+        low, high = f"hdi_{100 * (1 - hdi_prob) / 2:g}%", f"hdi_{100 * (1 + hdi_prob) / 2:g}%"
+        ess = float(1 / (w**2).sum())
+        rows, index = [], []
+        for name, v in values.items():
+            flat = v.reshape(len(v), -1)
+            m, s = np.ravel(mean[name]), np.ravel(sd[name])
+            lower, upper = _interval(flat, w, hdi_prob)
+            for j, i in enumerate(np.ndindex(*v.shape[1:])):
+                index.append(name + label(i))
+                rows.append((m[j], s[j], lower[j], upper[j], s[j] / np.sqrt(ess), s[j] / np.sqrt(2 * ess), ess))
+        return pd.DataFrame(rows, index=index, columns=["mean", "sd", low, high, "mcse_mean", "mcse_sd", "ess"])
+
+    def to_arviz(self, n: int = 4000, *, seed: int = 0) -> Any:
+        """An ArviZ object with one chain of draws, the observed data, and the verdict as attributes.
+
+        ``InferenceData`` with ArviZ 0.x, an xarray ``DataTree`` with ArviZ 1.x.
+
+        Raises:
+            ImportError: ArviZ is not installed.
+        """
+        from lowerbound.report.exchange import to_arviz
+
+        return to_arviz(self, n, seed)
+
+    def save(self, path: Any) -> None:
+        """Write to a file that :func:`lowerbound.load` reads, in any process, without the model."""
+        from lowerbound.storage import save
+
+        save(self, path)
+
+    def __repr__(self) -> str:
+        size = f"{len(self.sites)} sites, {self.q.dimension} dimensions"
+        return f"<Posterior of {self.model_name}: {size}, {self.family_name} family, ELBO {self.elbo}, {self.verdict.status.name}>"
+
+    def __getitem__(self, name: str) -> Any:
+        raise IncompatibleError(f"posterior[{name!r}] is not defined. Use posterior.sample(n)[{name!r}] or posterior.mean()[{name!r}].")
+
+    @property
+    def is_point(self) -> bool:
+        """Whether q is a single point."""
+        return isinstance(self.q, Point)
+
+
+def _weighted_quantile(v: np.ndarray, w: np.ndarray, prob: np.ndarray) -> np.ndarray:
+    """Quantiles along the first axis, interpolating the weighted empirical distribution at mid-weights."""
+    flat = v.reshape(len(v), -1)
+    order = np.argsort(flat, axis=0)
+    out = np.empty((len(prob), flat.shape[1]))
+    for j in range(flat.shape[1]):
+        o = order[:, j]
+        c = np.cumsum(w[o]) - 0.5 * w[o]
+        out[:, j] = np.interp(prob, c / w.sum(), flat[o, j])
+    return out.reshape(len(prob), *v.shape[1:])
+
+
+def _interval(flat: np.ndarray, w: np.ndarray, mass: float) -> tuple[np.ndarray, np.ndarray]:
+    """The narrowest interval of each column that holds ``mass`` of the weight."""
+    low, high = np.empty(flat.shape[1]), np.empty(flat.shape[1])
+    for j in range(flat.shape[1]):
+        o = np.argsort(flat[:, j])
+        x, c = flat[o, j], np.cumsum(w[o]) / w.sum()
+        start = np.concatenate([[0.0], c[:-1]])
+        stop = np.searchsorted(c, start + mass - 1e-12)
+        ok = stop < len(x)
+        if not ok.any():
+            low[j], high[j] = x[0], x[-1]
+            continue
+        width = x[stop[ok]] - x[ok]
+        best = int(np.argmin(width))
+        low[j], high[j] = x[ok][best], x[stop[ok]][best]
+    return low, high

@@ -1,0 +1,53 @@
+"""Short names for the common parts, for the command line and for habit.
+
+``family="low_rank"`` is ``family=lb.families.LowRank()``. Adding a method is a file, a row here, a row in
+the test registry, and a page of documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lowerbound import algorithms, families, gradients, objectives
+from lowerbound.errors import IncompatibleError, unknown_name
+
+FAMILIES: dict[str, Callable[[], families.Family]] = {
+    "dense": families.Dense,
+    "diagonal": families.Diagonal,
+    "low_rank": families.LowRank,
+    "point_mass": families.PointMass,
+}
+ALGORITHMS: dict[str, Callable[[], algorithms.Algorithm]] = {
+    "score_regression": algorithms.ScoreRegression,
+    "sample_average": algorithms.SampleAverage,
+    "gradient_vi": algorithms.GradientVI,
+    "maximum": algorithms.Maximum,
+}
+OBJECTIVES: dict[str, Callable[[], objectives.Objective]] = {"elbo": objectives.ELBO}
+GRADIENTS: dict[str, Callable[[], gradients.Gradient]] = {
+    "reparameterized": gradients.Reparameterized,
+    "sticking_the_landing": gradients.StickingTheLanding,
+    "score_function": gradients.ScoreFunction,
+}
+
+
+def resolve(kind: str, value: Any, table: dict[str, Callable[[], Any]], base: type) -> Any:
+    """An object as it is, a short name as its object.
+
+    Raises:
+        UnknownNameError: not in the table; names the nearest.
+        IncompatibleError: neither a name nor an object of the right kind.
+    """
+    if isinstance(value, str):
+        if value not in table:
+            raise unknown_name(kind, value, table)
+        return table[value]()
+    if isinstance(value, type) and issubclass(value, base):
+        raise IncompatibleError(f"{kind} is the class {value.__name__}; needed: an object. Write {value.__name__}().")
+    if not isinstance(value, base):
+        raise IncompatibleError(
+            f"{kind} is {value!r}; needed: one of {', '.join(sorted(table))}, or an object of lowerbound."
+            f"{'families' if kind == 'family' else kind + 's'}."
+        )
+    return value

@@ -1,0 +1,177 @@
+"""Between the unconstrained vector and named sites, in batches, on a compiled program.
+
+Two programs, each compiled when first needed: *constrain* (draws to sites and deterministics) and
+*unconstrain* (sites to the vector and log |det|). They can be exported to bytes, so that a saved
+posterior works in a process that does not have the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lowerbound.errors import DataError
+from lowerbound.kernel import compile_once, lift
+from lowerbound.model.base import Model, Site
+from lowerbound.precision import float64
+
+_MAX_BYTES = 2**28
+
+
+class SiteMap:
+    """Named sites of a model, from and to the unconstrained vector."""
+
+    def __init__(
+        self, sites: Mapping[str, Site], deterministics: Mapping[str, tuple[int, ...]], model: Model | None = None
+    ):
+        self.sites = dict(sites)
+        self.deterministics = dict(deterministics)
+        self._model = model
+        self._constrain: Any = None
+        self._unconstrain: Any = None
+
+    @property
+    def dimension(self) -> int:
+        return sum(s.size for s in self.sites.values())
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {**{n: s.shape for n, s in self.sites.items()}, **self.deterministics}
+
+    @property
+    def batch(self) -> int:
+        """Rows a call: 64, fewer where one draw of everything is huge."""
+        row = 8 * (self.dimension + sum(math.prod(s) for s in self.shapes.values()))
+        return max(1, min(64, _MAX_BYTES // max(row, 1)))
+
+    def constrain(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Sites and deterministics, draws first, at ``x [n, p]``."""
+        if self._constrain is None:
+            self._constrain = self._compile_constrain()
+        return _in_batches(self._constrain, x, self.batch)
+
+    def unconstrain(self, values: Mapping[str, Any], n: int) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors ``[n, p]`` and log |det dT/du| ``[n]`` of constrained values, draws first."""
+        if self._unconstrain is None:
+            self._unconstrain = self._compile_unconstrain()
+        stacked = {}
+        for name, s in self.sites.items():
+            if name not in values:
+                raise DataError(f"log_prob needs every latent site; {name!r} is missing of {list(self.sites)}.")
+            array = np.asarray(values[name], np.float64)
+            if array.shape not in ((n, *s.shape), s.shape):
+                raise DataError(f"site {name!r} has shape {array.shape}; needed: {(n, *s.shape)} (draws first) or {s.shape}.")
+            stacked[name] = np.broadcast_to(array, (n, *s.shape))
+        out = _in_batches(self._unconstrain, stacked, self.batch)
+        return out["x"], out["log_det"]
+
+    # -- compiled here, or taken from a file -------------------------------------------------------
+
+    def _lifted(self, what: str) -> tuple[Any, Any]:
+        assert self._model is not None
+        model = self._model
+        if what == "constrain":
+            shape: Any = jax.ShapeDtypeStruct((self.dimension,), np.float64)
+            return lift(lambda x, a: model.constrain(x, a), shape, model.arguments), shape
+        shape = {n: jax.ShapeDtypeStruct(s.shape, np.float64) for n, s in self.sites.items()}
+
+        def back(values: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+            x, log_det = model.unconstrain(values, arguments)
+            return {"x": x, "log_det": log_det}
+
+        return lift(back, shape, model.arguments), shape
+
+    def _compile(self, what: str) -> Any:
+        with float64():
+            lifted, shape = self._lifted(what)
+            rows = jax.tree_util.tree_map(lambda a: jax.ShapeDtypeStruct((self.batch, *a.shape), a.dtype), shape)
+            arguments = jax.device_put(lifted.arguments)
+            program, _ = compile_once(jax.vmap(lifted.call, in_axes=(0, None)), rows, arguments)
+        return lambda rows: program(rows, arguments)
+
+    def _compile_constrain(self) -> Any:
+        return self._compile("constrain")
+
+    def _compile_unconstrain(self) -> Any:
+        return self._compile("unconstrain")
+
+    def export(self) -> dict[str, bytes]:
+        """Both programs as serialised StableHLO, with the data that they need inside."""
+        if self._model is None:
+            return self._exported
+        out = {}
+        with float64():
+            for what in ("constrain", "unconstrain"):
+                lifted, shape = self._lifted(what)
+                rows = jax.tree_util.tree_map(lambda a: jax.ShapeDtypeStruct((self.batch, *a.shape), a.dtype), shape)
+                used = _used(lifted.jaxpr, len(lifted.arguments))
+                kept = [a for a, u in zip(lifted.arguments, used, strict=True) if u]
+
+                def run(rows: Any, lifted: Any = lifted, used: Any = used, kept: Any = kept) -> Any:
+                    it = iter(kept)
+                    full = [next(it) if u else np.zeros(a.shape, a.dtype) for a, u in zip(lifted.arguments, used, strict=True)]
+                    return jax.vmap(lambda r: lifted.call(r, full))(rows)
+
+                out[what] = bytes(jax.export.export(jax.jit(run), platforms=["cpu"])(rows).serialize())
+        return out
+
+    @staticmethod
+    def from_exported(
+        sites: Mapping[str, Site], deterministics: Mapping[str, tuple[int, ...]], programs: Mapping[str, bytes]
+    ) -> SiteMap:
+        """A map whose programs come from :meth:`export`."""
+        out = SiteMap(sites, deterministics)
+        out._exported = dict(programs)  # pyright: ignore[reportAttributeAccessIssue]
+
+        def load(what: str) -> Any:
+            cell: list[Any] = []
+
+            def call(rows: Any) -> Any:
+                if not cell:
+                    cell.append(jax.jit(jax.export.deserialize(bytearray(programs[what])).call))
+                return cell[0](rows)
+
+            return call
+
+        out._constrain, out._unconstrain = load("constrain"), load("unconstrain")
+        return out
+
+    _exported: dict[str, bytes] = {}
+
+
+def _used(jaxpr: Any, arguments: int) -> list[bool]:
+    """Which of the trailing arguments a jaxpr reads (its first inputs are the constants)."""
+    from jax.extend import core as jex
+
+    constants, inputs = list(jaxpr.constvars), list(jaxpr.invars)
+    candidates = constants + inputs[len(inputs) - (arguments - len(constants)) :] if arguments > len(constants) else constants
+    literal = jex.Literal
+    read = {id(v) for e in jaxpr.eqns for v in e.invars if not isinstance(v, literal)}
+    read |= {id(v) for v in jaxpr.outvars if not isinstance(v, literal)}
+    return [id(v) in read for v in candidates]
+
+
+def _in_batches(program: Any, rows: Any, batch: int) -> dict[str, np.ndarray]:
+    n = len(jax.tree_util.tree_leaves(rows)[0])
+    out: dict[str, np.ndarray] = {}
+    with float64():
+        for i in range(0, max(n, 1), batch):
+
+            def cut(a: np.ndarray, i: int = i) -> np.ndarray:
+                block = np.asarray(a[i : i + batch], np.float64)
+                if len(block) == batch:
+                    return block
+                pad = block[-1:] if len(block) else np.zeros((1, *a.shape[1:]))
+                return np.concatenate([block, np.broadcast_to(pad, (batch - len(block), *a.shape[1:]))])
+
+            got = program(jax.tree_util.tree_map(cut, rows))
+            for k, v in got.items():
+                v = np.asarray(v)
+                if k not in out:
+                    out[k] = np.empty((n, *v.shape[1:]), v.dtype)
+                out[k][i : i + batch] = v[: max(0, min(batch, n - i))]
+    return out

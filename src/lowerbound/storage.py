@@ -1,0 +1,200 @@
+"""A posterior in a file: a zip of JSON, NumPy arrays and compiled transforms. No pickle.
+
+``meta.json`` holds names, numbers and the verdict; ``arrays.npz`` the parameters of q, the weighted
+draws and the trace; ``constrain`` and ``unconstrain`` the two programs of :mod:`lowerbound.sites` as
+serialised StableHLO, which JAX runs in any process. Loading reads data, and executes nothing but
+those array programs.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpyro.distributions import constraints
+
+from lowerbound import families
+from lowerbound.algorithms.base import Status
+from lowerbound.diagnostics.estimate import Estimate
+from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
+from lowerbound.errors import FileFormatError
+from lowerbound.model.base import Site
+from lowerbound.posterior import Posterior, Trace
+from lowerbound.sites import SiteMap
+
+FORMAT = 1
+_BLOCKS: dict[str, type] = {
+    "dense": families.DenseGaussian,
+    "diagonal": families.DiagonalGaussian,
+    "low_rank": families.LowRankGaussian,
+    "point": families.Point,
+}
+
+
+def save(posterior: Posterior, path: Any) -> None:
+    """Write a posterior to ``path``, whole or not at all."""
+    p = posterior
+    v = p.verdict
+    arrays: dict[str, np.ndarray] = {
+        "log_weights": p.log_weights,
+        "pool": p._pool,
+        "pool_weights": p._pool_weights,
+        "trace_elbo": p.trace.elbo,
+        "trace_elbo_se": p.trace.elbo_se,
+        "trace_seconds": p.trace.seconds,
+    }
+    arrays |= {f"q.{k}": a for k, a in p.q.arrays().items()}
+    arrays |= {f"observed.{k}": a for k, a in p.observed.items()}
+    meta = {
+        "format": FORMAT,
+        "q": _describe(p.q),
+        "status": p.status.name,
+        "verdict": {
+            "status": v.status.name,
+            "sentence": v.sentence,
+            "reasons": v.reasons,
+            "parameters": v.parameters,
+            "next_step": v.next_step,
+            "converged": v.converged,
+            "rule": v.rule,
+            "elbo": _number(v.elbo),
+            "pareto_k": _number(v.pareto_k),
+            "kl_gap": _number(v.kl_gap),
+            "effective": _number(v.effective),
+            "not_checked": v.not_checked,
+        },
+        "log_evidence": _number(p.log_evidence),
+        "pareto_k": _number(p.pareto_k),
+        "trace_phase": p.trace.phase,
+        "timings": p.timings,
+        "counts": p.counts,
+        "seed": p.seed,
+        "versions": p.versions,
+        "names": [p.model_name, p.family_name, p.algorithm_name],
+        "sites": [
+            [s.name, str(s.support), list(s.shape), list(s.plates), s.start, list(s.unconstrained_shape)]
+            for s in p._sites.sites.values()
+        ],
+        "deterministics": {k: list(s) for k, s in p._sites.deterministics.items()},
+        "observed": list(p.observed),
+    }
+    target = Path(os.fspath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as f, zipfile.ZipFile(f, "w", zipfile.ZIP_DEFLATED) as z:
+            z.writestr("meta.json", json.dumps(meta, indent=1))
+            z.writestr("arrays.npz", buffer.getvalue())
+            for name, program in p._sites.export().items():
+                z.writestr(name, program)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(path: Any) -> Posterior:
+    """Read a posterior that :meth:`Posterior.save` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: it is not a saved posterior, or one of a newer version.
+    """
+    try:
+        with zipfile.ZipFile(os.fspath(path)) as z:
+            meta = json.loads(z.read("meta.json"))
+            with np.load(io.BytesIO(z.read("arrays.npz")), allow_pickle=False) as a:
+                arrays = dict(a)
+            programs = {k: z.read(k) for k in ("constrain", "unconstrain")}
+    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, ValueError) as e:
+        raise FileFormatError(f"{path} is not a posterior saved by lowerbound ({e}).") from e
+    if meta.get("format", 0) > FORMAT:
+        raise FileFormatError(
+            f"{path} has format {meta['format']}, this version of lowerbound reads up to {FORMAT}. Upgrade lowerbound."
+        )
+    v = meta["verdict"]
+    verdict = Verdict(
+        VerdictStatus[v["status"]],
+        v["sentence"],
+        tuple(v["reasons"]),
+        tuple(v["parameters"]),
+        v["next_step"],
+        v["converged"],
+        v["rule"],
+        Estimate(*map(float, v["elbo"])),
+        float(v["pareto_k"]),
+        Estimate(*map(float, v["kl_gap"])),
+        float(v["effective"]),
+        tuple(v["not_checked"]),
+    )
+    sites = {n: Site(_Named(c), tuple(sh), n, tuple(pl), st, tuple(us)) for n, c, sh, pl, st, us in meta["sites"]}
+    q = _restore(meta["q"], {k[2:]: a for k, a in arrays.items() if k.startswith("q.")})
+    trace = Trace(tuple(meta["trace_phase"]), arrays["trace_elbo"], arrays["trace_elbo_se"], arrays["trace_seconds"])
+    model_name, family_name, algorithm_name = meta["names"]
+    return Posterior(
+        q,
+        Status[meta["status"]],
+        verdict,
+        Estimate(*map(float, meta["log_evidence"])),
+        float(meta["pareto_k"]),
+        arrays["log_weights"],
+        trace,
+        meta["timings"],
+        meta["counts"],
+        meta["seed"],
+        meta["versions"],
+        model_name,
+        family_name,
+        algorithm_name,
+        {k: arrays[f"observed.{k}"] for k in meta["observed"]},
+        SiteMap.from_exported(sites, {k: tuple(s) for k, s in meta["deterministics"].items()}, programs),
+        arrays["pool"],
+        arrays["pool_weights"],
+    )
+
+
+class _Named(constraints.Constraint):
+    """A support known by name only: all a loaded posterior needs of it."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def tree_flatten(self) -> Any:
+        return (), ((), {"name": self.name})
+
+
+def _number(value: Any) -> Any:
+    """Floats as text: JSON has no infinities."""
+    return [repr(float(v)) for v in value] if isinstance(value, tuple) else repr(float(value))
+
+
+def _describe(block: families.Block) -> Any:
+    if isinstance(block, families.ProductBlock):
+        return [_describe(b) for b in block.blocks]
+    return next(k for k, c in _BLOCKS.items() if type(block) is c)
+
+
+def _restore(description: Any, arrays: dict[str, np.ndarray]) -> families.Block:
+    if isinstance(description, list):
+        blocks = []
+        for j, d in enumerate(description):
+            prefix = f"block{j}."
+            blocks.append(_restore(d, {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}))
+        return families.ProductBlock(tuple(blocks), tuple(arrays[f"index{j}"] for j in range(len(blocks))))
+    if description not in _BLOCKS:
+        raise FileFormatError(f"the file holds a block of unknown kind {description!r}.")
+    return _BLOCKS[description](**arrays)
