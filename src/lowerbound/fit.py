@@ -172,7 +172,7 @@ def assess(
     flat: tuple[str, ...] = ()
     if status is Status.FLAT:
         flat = tuple(flat_sites(kernel, weighted.draws[: kernel.batch])) or _widest(kernel, q)
-    shift = shift_of(weighted, np.asarray(q.mean), np.sqrt(np.asarray(q.variance())), flat)
+    shift = shift_of(weighted, q, flat)
     return judge(status, rule, weighted, modes, shift, names), weighted
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lowerbound.errors import DataError
@@ -108,13 +109,15 @@ class SiteMap:
             for what in ("constrain", "unconstrain"):
                 lifted, shape = self._lifted(what)
                 rows = jax.tree_util.tree_map(lambda a: jax.ShapeDtypeStruct((self.batch, *a.shape), a.dtype), shape)
-                used = _used(lifted.jaxpr, len(lifted.arguments))
-                kept = [a for a, u in zip(lifted.arguments, used, strict=True) if u]
+                batched = jax.vmap(lifted.call, in_axes=(0, None))
+                # Which arguments do the values need? (The rows of the data as a rule are not among them.)
+                whole = jax.export.export(jax.jit(batched), platforms=["cpu"])(rows, lifted.arguments)
+                first = len(jax.tree_util.tree_leaves(rows))
+                needed = {i - first for i in whole.module_kept_var_idx}
+                full = [a if i in needed else _Absent(a) for i, a in enumerate(lifted.arguments)]
 
-                def run(rows: Any, lifted: Any = lifted, used: Any = used, kept: Any = kept) -> Any:
-                    it = iter(kept)
-                    full = [next(it) if u else np.zeros(a.shape, a.dtype) for a, u in zip(lifted.arguments, used, strict=True)]
-                    return jax.vmap(lambda r: lifted.call(r, full))(rows)
+                def run(rows: Any, batched: Any = batched, full: Any = full) -> Any:
+                    return batched(rows, [a.stand_in() if isinstance(a, _Absent) else a for a in full])
 
                 out[what] = bytes(jax.export.export(jax.jit(run), platforms=["cpu"])(rows).serialize())
         return out
@@ -131,9 +134,12 @@ class SiteMap:
             cell: list[Any] = []
 
             def call(rows: Any) -> Any:
-                if not cell:
-                    cell.append(jax.jit(jax.export.deserialize(bytearray(programs[what])).call))
-                return cell[0](rows)
+                # The programs are for the CPU, wherever they are read.
+                with jax.default_device(jax.local_devices(backend="cpu")[0]):
+                    if not cell:
+                        program = jax.export.deserialize(bytearray(programs[what]))
+                        cell.append(compile_once(program.call, rows)[0])
+                    return cell[0](rows)
 
             return call
 
@@ -143,16 +149,14 @@ class SiteMap:
     _exported: dict[str, bytes] = {}
 
 
-def _used(jaxpr: Any, arguments: int) -> list[bool]:
-    """Which of the trailing arguments a jaxpr reads (its first inputs are the constants)."""
-    from jax.extend import core as jex
+class _Absent:
+    """An array that a program does not read, by its shape and type alone."""
 
-    constants, inputs = list(jaxpr.constvars), list(jaxpr.invars)
-    candidates = constants + inputs[len(inputs) - (arguments - len(constants)) :] if arguments > len(constants) else constants
-    literal = jex.Literal
-    read = {id(v) for e in jaxpr.eqns for v in e.invars if not isinstance(v, literal)}
-    read |= {id(v) for v in jaxpr.outvars if not isinstance(v, literal)}
-    return [id(v) in read for v in candidates]
+    def __init__(self, array: np.ndarray):
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def stand_in(self) -> Any:
+        return jnp.zeros(self.shape, self.dtype)
 
 
 def _in_batches(program: Any, rows: Any, batch: int) -> dict[str, np.ndarray]:

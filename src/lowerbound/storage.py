@@ -3,7 +3,7 @@
 ``meta.json`` holds names, numbers and the verdict; ``arrays.npz`` the parameters of q, the weighted
 draws and the trace; ``constrain`` and ``unconstrain`` the two programs of :mod:`lowerbound.sites` as
 serialised StableHLO, which JAX runs in any process. Loading reads data, and executes nothing but
-those array programs.
+those array programs. The model's data are kept where they are small: see :data:`MAX_DATA`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from lowerbound.posterior import Posterior, Trace
 from lowerbound.sites import SiteMap
 
 FORMAT = 1
+#: Bytes of the model's data kept in a file, at most; the smallest arrays first. Nothing but ``to_arviz`` reads them.
+MAX_DATA = 2**24
 _BLOCKS: dict[str, type] = {
     "dense": families.DenseGaussian,
     "diagonal": families.DiagonalGaussian,
@@ -50,7 +54,8 @@ def save(posterior: Posterior, path: Any) -> None:
         "trace_seconds": p.trace.seconds,
     }
     arrays |= {f"q.{k}": a for k, a in p.q.arrays().items()}
-    arrays |= {f"observed.{k}": a for k, a in p.observed.items()}
+    observed = _small(p.observed)
+    arrays |= {f"observed.{k}": a for k, a in observed.items()}
     meta = {
         "format": FORMAT,
         "q": _describe(p.q),
@@ -82,7 +87,7 @@ def save(posterior: Posterior, path: Any) -> None:
             for s in p._sites.sites.values()
         ],
         "deterministics": {k: list(s) for k, s in p._sites.deterministics.items()},
-        "observed": list(p.observed),
+        "observed": list(observed),
     }
     target = Path(os.fspath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +109,15 @@ def save(posterior: Posterior, path: Any) -> None:
         raise
 
 
+def _small(data: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    kept, size = set(), 0
+    for k in sorted(data, key=lambda k: data[k].nbytes):
+        size += data[k].nbytes
+        if size <= MAX_DATA:
+            kept.add(k)
+    return {k: a for k, a in data.items() if k in kept}
+
+
 def load(path: Any) -> Posterior:
     """Read a posterior that :meth:`Posterior.save` wrote.
 
@@ -111,18 +125,33 @@ def load(path: Any) -> Posterior:
         FileNotFoundError: there is no such file.
         FileFormatError: it is not a saved posterior, or one of a newer version.
     """
+    damaged = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, IndexError, TypeError, ValueError)
+    if Path(os.fspath(path)).is_dir():
+        raise FileFormatError(f"{path} is a directory; needed: a file that posterior.save wrote.")
     try:
         with zipfile.ZipFile(os.fspath(path)) as z:
             meta = json.loads(z.read("meta.json"))
+            if meta.get("format", 0) > FORMAT:
+                raise _newer(path, meta["format"])
             with np.load(io.BytesIO(z.read("arrays.npz")), allow_pickle=False) as a:
                 arrays = dict(a)
             programs = {k: z.read(k) for k in ("constrain", "unconstrain")}
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, ValueError) as e:
-        raise FileFormatError(f"{path} is not a posterior saved by lowerbound ({e}).") from e
-    if meta.get("format", 0) > FORMAT:
+        return _posterior(meta, arrays, programs)
+    except FileFormatError:
+        raise
+    except damaged as e:
         raise FileFormatError(
-            f"{path} has format {meta['format']}, this version of lowerbound reads up to {FORMAT}. Upgrade lowerbound."
-        )
+            f"{path} is not a posterior saved by lowerbound, or is damaged ({type(e).__name__}: {e})."
+        ) from e
+
+
+def _newer(path: Any, version: int) -> FileFormatError:
+    return FileFormatError(
+        f"{path} has format {version}, this version of lowerbound reads up to {FORMAT}. Upgrade lowerbound."
+    )
+
+
+def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, bytes]) -> Posterior:
     v = meta["verdict"]
     verdict = Verdict(
         VerdictStatus[v["status"]],

@@ -22,6 +22,8 @@ TRUSTED, BAD_INPUT, NOT_TRUSTED, INTERRUPTED = 0, 2, 3, 130
 FITTED = (TRUSTED, NOT_TRUSTED)
 
 MODEL = """
+    import jax.numpy as jnp
+    import lowerbound as lb
     import numpyro, numpyro.distributions as dist
     from helper import SCALE
 
@@ -41,6 +43,13 @@ MODEL = """
         import sys, time
         print("tracing", file=sys.stderr, flush=True)
         time.sleep(60)
+
+    def log_density(latents, x, y):
+        prior = dist.Normal(0, 10).log_prob
+        a, b = latents["a"], latents["b"]
+        return prior(a) + prior(b) + jnp.sum(dist.Normal(a + b * x, SCALE).log_prob(y))
+
+    density = lb.LogDensity(log_density, {"a": lb.Site(), "b": lb.Site()})
 """
 
 
@@ -141,7 +150,7 @@ def test_no_model(run):
         (["eihgt-schools"], ["unknown example 'eihgt-schools'", "Did you mean 'eight-schools'?"]),
         (["some.module:model"], ["needed: FILE.py:NAME"]),
         (["missing.py:model"], ["there is no file", "missing.py"]),
-        (["line.py:modle"], ["line.py has no 'modle'. It has: model, anything, chatty, slow."]),
+        (["line.py:modle"], ["line.py has no 'modle'. It has: model, anything, chatty, slow, log_density."]),
         (["broken.py:model"], ["importing broken.py failed at line 3: ZeroDivisionError: division by zero"]),
         (["typo.py:model"], ["importing typo.py failed: SyntaxError", "line 1"]),
         (["needs.py:model"], ["importing needs.py failed at line 1: ModuleNotFoundError", "no_such_module_here"]),
@@ -242,6 +251,24 @@ def test_columns_that_the_model_does_not_take_are_named(run):
 def test_a_model_that_takes_anything_gets_everything(run):
     result = run("fit", "line.py:anything", "--data", "data.csv", "--quiet")
     assert (result.returncode, result.stdout, result.stderr) == (TRUSTED, "", "")
+
+
+def test_a_log_density_gives_the_same_answer_as_the_model(run):
+    one, two = (run("fit", f"line.py:{name}", "--data", "wide.csv", "--json") for name in ("model", "density"))
+    assert two.returncode == TRUSTED, two.stderr
+    assert "does not take them: row id, note" in two.stderr
+    one, two = (json.loads(r.stdout)["summary"] for r in (one, two))
+    for parameter in ("a", "b"):
+        assert two[parameter]["mean"] == pytest.approx(one[parameter]["mean"], abs=0.05 * one[parameter]["sd"])
+
+
+def test_the_model_is_called_model_by_default(run, place):
+    folder = place / "models.py.d"
+    folder.mkdir()
+    for name in ("line.py", "helper.py"):
+        (folder / name).write_text((place / name).read_text())
+    result = run("fit", "models.py.d/line.py", "--data", "data.csv", "--quiet")
+    assert result.returncode == TRUSTED, result.stderr
 
 
 def test_json_is_json_alone(run):

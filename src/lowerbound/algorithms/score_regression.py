@@ -47,6 +47,8 @@ from lowerbound.kernel import Kernel
 #: Largest factor by which one step may change a variance (in whitened coordinates).
 _TAU = 16.0
 _MAX_DRAWS = 1024
+#: What fixed noise may cost, in nats for every ten dimensions.
+_NOISE_COST = 0.002
 #: Regression residual, relative to the scores, below which they count as affine in the noise.
 _AFFINE = 1e-6
 
@@ -74,6 +76,7 @@ class _State:
     rho: float = 1.0
     limit: float = 1.0
     sizes: list[float] = field(default_factory=list)
+    elbos: list[float] = field(default_factory=list)
     widening: int = 0
     direction: np.ndarray = field(default_factory=lambda: np.empty(0))
     best: float = -np.inf
@@ -237,6 +240,9 @@ class ScoreRegression(Algorithm):
         if state.steps >= self.max_steps:
             state.status = Status.MAX_STEPS
             return
+        state.elbos.append(c.elbo)
+        if len(state.elbos) > 3 and c.elbo - state.elbos[-4] < cost and self._grow(state, cost):
+            return  # what is gained now is less than what this noise costs
         state.best = max(state.best, c.elbo)
         floor = state.best - (min(0.5 * cost, 0.05) if size**2 < 8 * cost else 0.0)
         while True:
@@ -295,7 +301,7 @@ class ScoreRegression(Algorithm):
         c = state.current
         assert c is not None
         m, p = c.noise.shape
-        allowed = 0.002 * max(1.0, p / 10)
+        allowed = _NOISE_COST * max(1.0, p / 10)
         if cost <= allowed or 2 * m > max(_MAX_DRAWS, 4 * p) or state.grown >= 3:
             return False
         state.grown += 1
@@ -307,6 +313,7 @@ class ScoreRegression(Algorithm):
         state.limit = state.rho = 1.0
         state.best = -np.inf
         state.sizes.clear()
+        state.elbos.clear()
         return True
 
     def _watch_flat(self, state: _State, w: np.ndarray) -> None:
@@ -389,7 +396,7 @@ class ScoreRegression(Algorithm):
 
 def replace_state(state: _State, start: _Gaussian) -> _State:
     """A state of its own for another mode, sharing kernel and random numbers."""
-    return replace(state, current=start, phase="fitting", rho=1.0, limit=1.0, sizes=[], widening=0, direction=np.empty(0), best=-np.inf, steps=0, taken=0, grown=0, status=None)
+    return replace(state, current=start, phase="fitting", rho=1.0, limit=1.0, sizes=[], elbos=[], widening=0, direction=np.empty(0), best=-np.inf, steps=0, taken=0, grown=0, status=None)
 
 
 def _regress(c: _Gaussian) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,12 +80,11 @@ def fit(
     with _errors():
         _check_outputs(out, draws)
         note = (lambda text: None) if quiet else (lambda text: typer.echo(f"note: {text}", err=True))
-        with redirect_stdout(sys.stderr) if as_json else nullcontext():  # a model's own print
-            model, values = model_and_data(target, data, note)
-        import lowerbound
-
-        with warnings.catch_warnings(), redirect_stdout(sys.stderr) if as_json else nullcontext():
+        with _stdout_for(as_json), warnings.catch_warnings():
             warnings.simplefilter("ignore", TrustWarning)  # the verdict is printed below
+            model, values = model_and_data(target, data, note)
+            import lowerbound
+
             posterior = lowerbound.fit(
                 model,
                 values,
@@ -95,12 +94,12 @@ def fit(
                 max_steps=max_steps,
                 progress=False if quiet else None,
             )
-        with _writing(out):
-            if out:
-                posterior.save(out)
-        with _writing(draws):
-            if draws:
-                write_draws(posterior.sample(num_draws, seed=seed), Path(draws))
+            with _writing(out):
+                if out:
+                    posterior.save(out)
+            with _writing(draws):
+                if draws:
+                    write_draws(posterior.sample(num_draws, seed=seed), Path(draws))
         _print(posterior, quiet, as_json)
         for what, where in (("posterior", out), (f"{num_draws:,} draws", draws)):
             if where:
@@ -143,11 +142,18 @@ def _exit_code(posterior: Any) -> int:
 
 def _print(posterior: Any, quiet: bool, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(result(posterior), indent=2, allow_nan=False))
+        with _stdout_for(as_json):
+            text = json.dumps(result(posterior), indent=2, allow_nan=False)
+        typer.echo(text)
     elif not quiet:
         from lowerbound.report.table import show as show_table
 
         show_table(posterior)
+
+
+def _stdout_for(as_json: bool) -> AbstractContextManager:
+    """Where what a model prints goes: not among the JSON."""
+    return redirect_stdout(sys.stderr) if as_json else nullcontext()
 
 
 @contextmanager

@@ -75,6 +75,15 @@ class Weighted:
         return i[::2], i[1::2]
 
     @property
+    def even(self) -> bool:
+        """Whether no draw matters: over half of them effective, and none with more than 1/200 of the weight.
+
+        k-hat describes the tail beyond the largest 3 sqrt(n) weights; where all weights are alike that tail is
+        a detail of the mixture, and k-hat arbitrary.
+        """
+        return bool(self.effective > 0.5 * len(self.draws) and self.smoothed.max() < np.log(1 / 200))
+
+    @property
     def effective(self) -> float:
         return effective_size(self.smoothed)
 

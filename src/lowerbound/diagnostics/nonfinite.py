@@ -75,7 +75,8 @@ def _parameters(distribution: Any, lp: np.ndarray) -> str:
 
 
 def check_starts(kernel: Kernel, x: np.ndarray) -> None:
-    """Refuse a model whose log density has no usable value or gradient at any of the points ``x [m, p]``.
+    """Refuse a model whose log density has no usable value or gradient at any of the points ``x [m, p]``,
+    nor further out.
 
     Raises:
         NotFiniteError: not finite at every point; names the sites.
@@ -84,6 +85,8 @@ def check_starts(kernel: Kernel, x: np.ndarray) -> None:
     model = kernel.model
     value, gradient = kernel(x)
     finite = np.isfinite(value) & np.isfinite(gradient).all(1)
+    if not finite.any() and usable(kernel, far_points(kernel)).any():
+        return
     if not finite.any():
         reasons = explain(model, x[0])
         if not reasons and np.isfinite(value[0]):
@@ -103,6 +106,24 @@ def check_starts(kernel: Kernel, x: np.ndarray) -> None:
             "every starting point. Does the density use the latents, and only through differentiable functions "
             "(not rounding, comparison, or jax.lax.stop_gradient)?"
         )
+
+
+def usable(kernel: Kernel, x: np.ndarray) -> np.ndarray:
+    """Where ``x [m, p]`` has a finite log density and gradient, ``[m]``."""
+    value, gradient = kernel(x)
+    return np.isfinite(value) & np.isfinite(gradient).all(1)
+
+
+def far_points(kernel: Kernel) -> np.ndarray:
+    """One batch of points at 1 to 30 from the origin, for densities that are finite only far out.
+
+    Half of them have all coordinates alike, because in many dimensions a random corner is never the right one.
+    """
+    m, p = kernel.batch, kernel.dimension
+    rng = np.random.default_rng(0)
+    direction = rng.uniform(-1, 1, (m, p))
+    direction[::2] = np.where(np.arange(m)[::2, None] % 4 == 0, 1.0, -1.0)
+    return np.geomspace(1, 30, m)[:, None] * direction
 
 
 def flat_sites(kernel: Kernel, x: np.ndarray) -> list[str]:

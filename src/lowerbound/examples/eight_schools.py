@@ -15,13 +15,16 @@ import numpyro.distributions as dist
 title = "Eight schools: the effect of coaching in each, partially pooled (Rubin 1981)"
 
 
-def model(y, sigma):
+def eight_schools(y, sigma):
     mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
     tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
     with numpyro.plate("school", jnp.shape(y)[0]):
         z = numpyro.sample("z", dist.Normal(0.0, 1.0))
         theta = numpyro.deterministic("theta", mu + tau * z)
         numpyro.sample("effect", dist.Normal(theta, sigma), obs=y)
+
+
+model = eight_schools
 
 
 def data() -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ import numpyro.distributions as dist
 title = "Gaussian mixture: waiting times, assignments summed out (simulated)"
 
 
-def model(waiting):
+def gaussian_mixture(waiting):
     weights = numpyro.sample("weights", dist.Dirichlet(jnp.array([2.0, 2.0])))
     ordered = dist.TransformedDistribution(
         dist.Normal(jnp.array([60.0, 3.0]), jnp.array([20.0, 1.0])).to_event(1), dist.transforms.OrderedTransform()
@@ -25,6 +25,9 @@ def model(waiting):
     mixture = dist.MixtureSameFamily(dist.Categorical(probs=weights), dist.Normal(means, sds))
     with numpyro.plate("row", jnp.shape(waiting)[0]):
         numpyro.sample("wait", mixture, obs=waiting)
+
+
+model = gaussian_mixture
 
 
 def data() -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ import numpyro.distributions as dist
 title = "Linear regression: earnings on height, education and sex, in raw units (simulated)"
 
 
-def model(height, education, male, earnings):
+def linear_regression(height, education, male, earnings):
     intercept = numpyro.sample("intercept", dist.Normal(0.0, 200_000.0))
     b_height = numpyro.sample("b_height", dist.Normal(0.0, 2_000.0))
     b_education = numpyro.sample("b_education", dist.Normal(0.0, 10_000.0))
@@ -24,6 +24,9 @@ def model(height, education, male, earnings):
     mean = intercept + b_height * height + b_education * education + b_male * male
     with numpyro.plate("person", len(earnings)):
         numpyro.sample("earning", dist.Normal(mean, sigma), obs=earnings)
+
+
+model = linear_regression
 
 
 def data() -> dict[str, np.ndarray]:

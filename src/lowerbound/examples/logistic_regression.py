@@ -15,12 +15,15 @@ import numpyro.distributions as dist
 title = "Logistic regression: who changes to a safe well (simulated)"
 
 
-def model(x, switched):
+def logistic_regression(x, switched):
     n, d = jnp.shape(x)
     intercept = numpyro.sample("intercept", dist.Normal(0.0, 2.5))
     beta = numpyro.sample("beta", dist.Normal(0.0, 1.0).expand([d]).to_event(1))
     with numpyro.plate("household", n):
         numpyro.sample("switch", dist.Bernoulli(logits=intercept + x @ beta), obs=switched)
+
+
+model = logistic_regression
 
 
 def data() -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 title = "Hierarchical Poisson regression: accidents at crossings, with exposure (simulated)"
 
 
-def model(crossing, speed, exposure, count):
+def poisson_counts(crossing, speed, exposure, count):
     intercept = numpyro.sample("intercept", dist.Normal(0.0, 2.0))
     b_speed = numpyro.sample("b_speed", dist.Normal(0.0, 1.0))
     spread = numpyro.sample("spread", dist.HalfNormal(1.0))
@@ -24,6 +24,9 @@ def model(crossing, speed, exposure, count):
         numpyro.deterministic("log_rate", log_rate)
     with numpyro.plate("row", jnp.shape(count)[0]):
         numpyro.sample("accidents", dist.Poisson(exposure * jnp.exp(log_rate[crossing])), obs=count)
+
+
+model = poisson_counts
 
 
 def data() -> dict[str, np.ndarray]:

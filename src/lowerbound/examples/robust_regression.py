@@ -16,13 +16,16 @@ import numpyro.distributions as dist
 title = "Robust regression: a line with outliers, Student-t noise (simulated)"
 
 
-def model(x, y):
+def robust_regression(x, y):
     intercept = numpyro.sample("intercept", dist.Normal(0.0, 10.0))
     slope = numpyro.sample("slope", dist.Normal(0.0, 5.0))
     sigma = numpyro.sample("sigma", dist.HalfNormal(2.0))
     nu = numpyro.sample("nu", dist.Gamma(2.0, 0.1))
     with numpyro.plate("row", jnp.shape(y)[0]):
         numpyro.sample("point", dist.StudentT(nu, intercept + slope * x, sigma), obs=y)
+
+
+model = robust_regression
 
 
 def data() -> dict[str, np.ndarray]:

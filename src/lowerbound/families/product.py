@@ -133,6 +133,22 @@ class Product(Family):
         ]
         return BoundProduct(tuple(f for f, _ in groups), tuple(coordinates))
 
+    def build(self, mean: np.ndarray, covariance: np.ndarray) -> ProductBlock:
+        raise self._unbound()
+
+    def parameters(self, block: Any) -> dict[str, Any]:
+        raise self._unbound()
+
+    def elbo_gradient(self, block: Any, noise: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+        raise self._unbound()
+
+    def from_parameters(self, parameters: dict[str, Any]) -> ProductBlock:
+        raise self._unbound()
+
+    @staticmethod
+    def _unbound() -> IncompatibleError:
+        return IncompatibleError("Product names sites, and has no dimension until it meets a model: call .bind(model) first.")
+
 
 @dataclass(frozen=True, eq=False)
 class BoundProduct(Family):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lowerbound.errors import DataError, LowerboundError, ModelError
@@ -43,6 +44,9 @@ class Data:
             raise DataError(f"data has keys {list(data)!r}; needed: strings, the {owner}'s argument names.")
         self.names = list(data)
         values = {k: _sequence(v) for k, v in data.items()}
+        for name, v in values.items():
+            if isinstance(v, (float, np.floating)) and np.isnan(v):
+                raise DataError(f"data {name!r} is NaN; needed: a finite number.")
         paths, self._tree = jax.tree_util.tree_flatten_with_path(values)
         self._leaves = [leaf for _, leaf in paths]
         self._where: list[int] = []
@@ -71,11 +75,15 @@ class Data:
 
 
 def _is_array(leaf: Any) -> bool:
-    return (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufcO") or isinstance(leaf, jax.Array)
+    if isinstance(leaf, jax.Array):
+        return not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufcO"
 
 
 def _sequence(value: Any) -> Any:
     """A list of numbers is an array to everyone but Python; so is a column of a DataFrame."""
+    if isinstance(value, Mapping):
+        return {k: _sequence(v) for k, v in value.items()}
     if hasattr(value, "to_numpy") and not isinstance(value, np.ndarray):
         return value.to_numpy()
     if isinstance(value, (list, tuple)) and value and not isinstance(value[0], (str, bytes, Mapping)):
@@ -93,11 +101,14 @@ def check_array(name: str, value: Any) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind == "O":
         kinds = sorted({type(v).__name__ for v in array.ravel()[:1000]})
-        raise DataError(f"data {name!r} is an array of objects ({', '.join(kinds)}); needed: numbers.")
+        raise DataError(
+            f"data {name!r} is an array of objects ({', '.join(kinds)}); needed: numbers. "
+            "Number categories first, for example with pandas.factorize, and give missing values a number."
+        )
     if array.size == 0:
         raise DataError(f"data {name!r} is empty (shape {array.shape}); needed: at least one row.")
-    if array.dtype.kind == "f":
-        array = array.astype(np.float64, copy=False)
+    if jnp.issubdtype(array.dtype, np.inexact):
+        array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64, copy=False)
         bad = ~np.isfinite(array)
         if bad.any():
             where = tuple(int(i) for i in np.argwhere(bad)[0])

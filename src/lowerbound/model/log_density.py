@@ -110,6 +110,9 @@ def _calling_convention(fn: Callable, sites: list[str], data: list[str]) -> Call
         parameters = inspect.signature(fn).parameters
     except (TypeError, ValueError):
         return lambda values, d: fn(values, **d)
+    both = [n for n in sites if n in data]
+    if both:
+        raise ModelError(f"{both} are names of sites and of data too. Rename one of them.")
     named = {n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     positional = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -128,6 +131,16 @@ def _calling_convention(fn: Callable, sites: list[str], data: list[str]) -> Call
     if set(sites) <= named:
         check(named - set(sites))
         return lambda values, d: fn(**values, **d)
+    if anything and not positional:
+        check(named)
+        return lambda values, d: fn(**values, **d)
+    mixed = [n for n in sites if n in named]
+    if mixed and not set(sites) <= named:
+        raise ModelError(
+            f"the log density takes {list(parameters)}, but the sites are {sites}: {mixed} are taken by name and "
+            f"{[n for n in sites if n not in named]} are not. Name a parameter for every site, or take one dictionary "
+            "of them: fn(latents)."
+        )
     if not positional:
         raise ModelError(
             f"the log density takes {list(parameters)}, the sites are {sites}. Name its parameters after the sites, "

@@ -9,6 +9,7 @@ all its rows, so that no minibatch is silently mis-scaled.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,11 +22,13 @@ from numpyro.distributions import biject_to, constraints
 
 from lowerbound.errors import DataError, ModelError
 from lowerbound.model.base import Evaluation, Factor, Model, Site, place
-from lowerbound.model.data import Data, trace_with_data
+from lowerbound.model.data import Data, check_array, trace_with_data
 from lowerbound.precision import float64
 
 _JACOBIAN = "_lowerbound_log_det_"
 _UNCONSTRAINED = "_lowerbound_unconstrained_"
+#: NumPyro's stack of handlers is one for all threads, so one model is run at a time.
+_one_at_a_time = threading.RLock()
 
 
 class _FullPlates(numpyro.primitives.Messenger):
@@ -56,18 +59,19 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
 
     def run(arguments: Sequence[Any], substitute: Callable[[Any], Any]) -> dict[str, Any]:
         seeded = handlers.seed(handlers.substitute(_FullPlates(model), substitute_fn=substitute), rng_seed=0)
-        return handlers.trace(seeded).get_trace(**bound.rebuild(arguments))
+        with _one_at_a_time:
+            return handlers.trace(seeded).get_trace(**bound.rebuild(arguments))
 
     sites: dict[str, Site] = {}
     deterministics: dict[str, tuple[int, ...]] = {}
     dynamic: dict[str, bool] = {}
-    observed: list[tuple[str, Any, int | None]] = []
+    observed: list[tuple[str, Any, Any]] = []
 
     def discover(arguments: Sequence[Any]) -> None:
         for store in (sites, deterministics, dynamic):
             store.clear()
         observed.clear()
-        where = {id(a): i for i, a in enumerate(arguments)}
+        known = {id(a): given for a, given in zip(arguments, bound.arrays, strict=True)}
         for name, site in run(arguments, _feasible).items():
             if site["type"] == "deterministic":
                 deterministics[name] = tuple(jnp.shape(site["value"]))
@@ -77,7 +81,10 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                     "make it a numpyro.sample with a prior (ImproperUniform for none)."
                 )
             elif site["type"] == "sample" and site["is_observed"]:
-                observed.append((name, site["fn"], where.get(id(site["value"]))))
+                value = site["value"]
+                known_value = known.get(id(value)) if isinstance(value, jax.core.Tracer) else value
+                observed.append((name, site["fn"], known_value))
+                _check_shape(name, site)
             elif site["type"] == "sample":
                 support = site["fn"].support
                 plates = tuple(f.name for f in site["cond_indep_stack"])
@@ -89,7 +96,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
 
     with float64():
         trace_with_data(discover, bound)
-        name = getattr(model, "__name__", type(model).__name__)
+        name = _name(model)
         if not sites:
             raise ModelError(
                 f"the model {name!r} has no latent sites, so there is nothing to infer. "
@@ -106,9 +113,9 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                 f"the model {name!r} has discrete latent sites {discrete}, which are not supported yet. Sum them out: "
                 "numpyro.distributions.MixtureSameFamily in place of a Categorical assignment."
             )
-        for n, fn, index in observed:
-            if index is not None:
-                _check_support(n, fn, bound.arrays[index])
+        for n, fn, value in observed:
+            if value is not None and not isinstance(fn, numpyro.distributions.Unit):
+                _check_support(n, fn, value)
         placed = place(sites)
 
     def evaluate(params: Mapping[str, Any], arguments: Sequence[Any], constrained: bool) -> Evaluation:
@@ -119,15 +126,15 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         log_det = jnp.zeros(())
         for n, site in trace.items():
             if site["type"] == "deterministic":
-                if n.startswith(_UNCONSTRAINED):
-                    values[n.removeprefix(_UNCONSTRAINED)] = site["value"]
+                # (handlers.scope puts its prefix before these names too.)
+                if _JACOBIAN in n:
+                    log_det = log_det + jnp.sum(site["value"])
+                elif _UNCONSTRAINED in n:
+                    values[n.split(_UNCONSTRAINED)[1]] = site["value"]
                 else:
                     found[n] = site["value"]
             elif site["type"] == "sample":
                 log_prob = _log_prob(site)
-                if n.startswith(_JACOBIAN):
-                    log_det = log_det + jnp.sum(log_prob)
-                    continue
                 factors.append(Factor(n, site["fn"], site["value"], site["scale"], log_prob, site["is_observed"]))
                 if n in placed and not constrained:
                     values[n] = site["value"]
@@ -158,7 +165,10 @@ def _feasible(site: Any) -> Any:
 
 
 def _substitute(params: Mapping[str, Any], site: Any, constrained: bool) -> Any:
-    """The value of a latent site, and the Jacobian of its transform as a factor beside it."""
+    """The value of a latent site, with the log Jacobian of its transform as a deterministic site beside it.
+
+    Not a factor: plates repeat a factor, and ``handlers.mask`` and ``handlers.scale`` change it.
+    """
     name = site["name"]
     if site["type"] != "sample" or name not in params:
         return None
@@ -176,7 +186,7 @@ def _substitute(params: Mapping[str, Any], site: Any, constrained: bool) -> Any:
     else:
         u, value = p, transform(p)
     if not _is_identity(support):
-        numpyro.factor(_JACOBIAN + name, jnp.sum(transform.log_abs_det_jacobian(u, value)))
+        numpyro.deterministic(_JACOBIAN + name, jnp.sum(transform.log_abs_det_jacobian(u, value)))
     return value
 
 
@@ -219,12 +229,48 @@ def _check_arguments(model: Callable, names: list[str]) -> None:
         )
 
 
-def _check_support(name: str, fn: Any, value: np.ndarray) -> None:
+def _name(model: Any) -> str:
+    while hasattr(model, "func"):  # functools.partial
+        model = model.func
+    return getattr(model, "__name__", type(model).__name__)
+
+
+def _check_shape(name: str, site: Any) -> None:
+    """Observed values must fit their distribution without multiplying each other's rows."""
+    fn, shape = site["fn"], tuple(jnp.shape(site["value"]))
+    if isinstance(fn, numpyro.distributions.Unit):
+        return
+    plates = ", ".join(f"{f.name!r} of {f.size}" for f in site["cond_indep_stack"])
+    came = (
+        f"observed {name!r} has shape {shape}, but its distribution {_inner(fn)} has shape {tuple(fn.shape())}"
+        + (f" (in plate {plates})" if plates else "")
+    )
+    try:
+        got = tuple(jnp.shape(_log_prob(site)))
+    except (TypeError, ValueError) as e:
+        raise ModelError(f"{came}: they do not broadcast together.") from e
+    of_value = shape[: len(shape) - fn.event_dim]
+    if got not in (tuple(fn.batch_shape), of_value):
+        raise ModelError(
+            f"{came}: together they give {got} log probabilities, each row counted many times. "
+            f"Reshape one to the other, for example {name}.reshape({tuple(fn.shape())})."
+        )
+
+
+def _inner(fn: Any) -> str:
+    """The name of a distribution under its masks and expansions."""
+    while isinstance(fn, (numpyro.distributions.MaskedDistribution, numpyro.distributions.ExpandedDistribution)):
+        fn = fn.base_dist
+    return type(fn).__name__
+
+
+def _check_support(name: str, fn: Any, value: Any) -> None:
     """Observed values must lie in the support of their distribution, where that is known beforehand."""
     while isinstance(fn, (numpyro.distributions.MaskedDistribution, numpyro.distributions.ExpandedDistribution)):
         if isinstance(fn, numpyro.distributions.MaskedDistribution):
             return  # a masked value may be anything
         fn = fn.base_dist
+    value = check_array(name, value)
     support = getattr(fn, "support", None)
     if support is None or any(isinstance(v, jax.core.Tracer) for v in jax.tree_util.tree_leaves(support)):
         return
@@ -236,9 +282,8 @@ def _check_support(name: str, fn: Any, value: np.ndarray) -> None:
     if inside.all():
         return
     first = tuple(int(i) for i in np.argwhere(~inside)[0]) if inside.ndim else ()
+    row = f", the first in row {first[0]}" if first else ""
     raise DataError(
         f"observed {name!r} has {int((~inside).sum())} of {inside.size} values outside the support of "
-        f"{type(fn).__name__} ({support}), the first in row {first[0] if first else 0}: {value[first]}."
+        f"{type(fn).__name__} ({support}){row}: {np.broadcast_to(value, (*inside.shape, *value.shape[inside.ndim:]))[first] if first else value}."
     )
-
-

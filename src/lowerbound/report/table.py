@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 #: Parameters shown; the rest are counted. ``posterior.summary()`` has them all.
-MAX_ROWS = 40
+MAX_ROWS = 50
 _STYLE = {"TRUSTED": "bold green", "CORRECTED": "bold yellow", "NOT_TRUSTED": "bold red"}
 
 
@@ -96,6 +96,8 @@ def _cell(column: str, value: Any, decimals: int | None) -> str:
     if not math.isfinite(number):
         return str(number)
     own_units = column in ("mean", "sd", "median", "mode") or column.endswith("%") or column.startswith(("hdi", "eti"))
+    if column.startswith("mcse") and decimals is not None and decimals <= 6:
+        return f"{number:.{max(decimals + 1, 0)}f}"
     if not own_units:
         return f"{number:.0f}" if abs(number) >= 1000 or number == 0 else f"{number:.3g}"
     if decimals is None or decimals > 6 or abs(number) >= 1e9:

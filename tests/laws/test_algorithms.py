@@ -1,0 +1,207 @@
+"""What is true of every algorithm: same seed, same bits; a refusal before compilation; no second compilation."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+import pytest
+
+import lowerbound as lb
+from lowerbound import kernel as kernels
+from lowerbound.algorithms import Info, Status
+from lowerbound.errors import IncompatibleError, TrustWarning
+from lowerbound.kernel import Kernel
+from lowerbound.model import Model
+from lowerbound.plan import choose
+from tests.registry import ALGORITHMS, REFUSED, Fitter, data, log_density
+
+fitters = pytest.mark.parametrize("fitter", ALGORITHMS, ids=repr)
+
+
+def _fit(fitter: Fitter, seed: int = 0, rows: int = 0, **options) -> lb.Posterior:
+    with warnings.catch_warnings():
+        # Whether q is good enough is not the question here.
+        warnings.simplefilter("ignore", TrustWarning)
+        return lb.fit(
+            log_density(), data(rows), family=fitter.family(), algorithm=fitter.algorithm(), seed=seed, num_draws=256, **options
+        )
+
+
+@pytest.fixture(scope="module")
+def fitted() -> dict[str, lb.Posterior]:
+    return {f.name: _fit(f) for f in ALGORITHMS}
+
+
+@fitters
+def test_same_seed_same_bits_and_another_seed_others(fitter: Fitter, fitted):
+    first, again = fitted[fitter.name], _fit(fitter)
+    for k, v in first.q.arrays().items():
+        assert np.array_equal(v, again.q.arrays()[k]), k
+    assert np.array_equal(first.trace.elbo, again.trace.elbo, equal_nan=True)
+    assert np.array_equal(first.log_weights, again.log_weights)
+    assert first.log_evidence == again.log_evidence or np.isnan(first.log_evidence.value)
+    other = _fit(fitter, seed=1)
+    assert any(not np.array_equal(v, other.q.arrays()[k]) for k, v in first.q.arrays().items())
+
+
+@fitters
+def test_seeds_agree_on_the_answer(fitter: Fitter, fitted):
+    # Different noise, the same q: to a tenth of a standard deviation, a tenth of a log standard deviation.
+    first, other = fitted[fitter.name].q, _fit(fitter, seed=1).q
+    sd = np.sqrt(first.variance()) if first.noise_dimension else np.full(first.dimension, 1e-2)
+    assert np.abs((first.mean - other.mean) / sd).max() < 0.1
+    if first.noise_dimension:
+        assert np.abs(0.5 * np.log(first.variance() / other.variance())).max() < 0.1
+
+
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """Every program that XLA compiles inside, ours or a stray operation outside of jit."""
+    from jax._src import monitoring
+
+    events: list[str] = []
+
+    def listen(event: str, duration: float, **_) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield events
+    finally:
+        monitoring.unregister_event_duration_listener(listen)
+
+
+@fitters
+def test_a_second_fit_of_the_same_shapes_compiles_nothing(fitter: Fitter, fitted):
+    fitted[fitter.name].mean()
+    known = set(kernels._executables)
+    with compilations() as events:
+        again = _fit(fitter, rows=5)
+        again.mean()
+    assert events == [], f"{len(events)} programs were compiled again"
+    assert set(kernels._executables) == known
+    assert not np.array_equal(again.q.mean, fitted[fitter.name].q.mean), "the new data were not used"
+
+
+def test_other_shapes_do_compile():
+    # The law above could hold because nothing is ever counted.
+    model = lb.LogDensity(lambda a, y: -0.5 * (y - a @ y[: a.shape[0]]).sum() ** 2 - (a**2).sum(), {"a": lb.Site(shape=(3,))})
+    hits, counts = [], []
+    for n in (41, 41, 43):
+        with compilations() as events:
+            hits.append(Kernel(Model.from_log_density(model, {"y": np.arange(float(n))})).cache_hit)
+        counts.append(len(events))
+    assert hits == [False, True, False]
+    assert counts[0] > 0 and counts[1] == 0 and counts[2] > 0
+
+
+@pytest.mark.parametrize(("algorithm", "family"), REFUSED, ids=lambda v: getattr(v, "__name__", ""))
+def test_a_family_that_it_cannot_fit_is_refused_before_compilation(algorithm, family):
+    model = Model.from_log_density(log_density(), data())
+    with pytest.raises(IncompatibleError):
+        choose(model, family(), algorithm())
+
+
+@fitters
+def test_what_it_fits_is_not_refused(fitter: Fitter):
+    model = Model.from_log_density(log_density(), data())
+    family, algorithm = choose(model, fitter.family(), fitter.algorithm())
+    assert algorithm.name == fitter.algorithm().name and family.name == fitter.family().name
+    assert "\n" not in algorithm.rule() and len(algorithm.rule()) > 20
+
+
+@fitters
+def test_init_step_output(fitter: Fitter):
+    # The contract that the loop relies on: infos with a growing step count, an answer once there is an ELBO.
+    model = Model.from_log_density(log_density(), data())
+    family, algorithm = choose(model, fitter.family(), fitter.algorithm())
+    kernel = Kernel(model, jacobian=fitter.algorithm().name != "maximum")
+    state = algorithm.init(0, kernel, family)
+    infos: list[Info] = []
+    while not infos or not infos[-1].done:
+        state, info = algorithm.step(state)
+        infos.append(info)
+        q = algorithm.output(state)
+        assert q is None or (q.dimension == 5 and np.isfinite(q.mean).all())
+        assert q is not None or not np.isfinite(info.elbo)
+    assert all(a.step <= b.step for a, b in itertools.pairwise(infos))
+    assert isinstance(infos[-1].status, Status)
+    assert all(i.phase for i in infos)
+    assert algorithm.output(state).dimension == 5
+
+
+@fitters
+def test_max_steps_stops_it_and_says_so(fitter: Fitter):
+    algorithm = fitter.algorithm()
+    limit = 100 if algorithm.name == "gradient_vi" else 1
+    posterior = _fit(dataclasses.replace(fitter, algorithm=lambda: algorithm), max_steps=limit)
+    assert posterior.status is Status.MAX_STEPS
+    assert not posterior.verdict.converged
+    assert np.isfinite(posterior.q.mean).all()
+
+
+@pytest.mark.parametrize("fitter", [f for f in ALGORITHMS if f.exact], ids=repr)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_score_regression_steps_do_not_lower_the_elbo(fitter: Fitter, seed):
+    # Accepted steps may fall below the best ELBO on the same noise by at most 0.05 nats (the noise's own
+    # error); nothing is compared across a change of noise, which changes what the number estimates.
+    model = Model.from_log_density(log_density(), data())
+    family, algorithm = choose(model, fitter.family(), fitter.algorithm())
+    kernel = Kernel(model)
+    state = algorithm.init(seed, kernel, family)
+    best, noise, accepted = -np.inf, None, 0
+    while state.phase != "looking for other modes" and state.status is None:
+        state, _ = algorithm.step(state)
+        if state.current is None:
+            continue
+        if state.current.noise is not noise:
+            best, noise = state.current.elbo, state.current.noise
+            continue
+        accepted += state.current.elbo != best
+        assert state.current.elbo >= best - 0.05 - 1e-9
+        best = max(best, state.current.elbo)
+    assert accepted >= 2
+
+
+def test_the_elbo_rises_from_start_to_end(fitted):
+    for name, posterior in fitted.items():
+        if posterior.is_point:
+            continue
+        trace = posterior.trace.elbo[np.isfinite(posterior.trace.elbo)]
+        assert trace[-1] > trace[0] - 0.05, name
+
+
+def test_richer_families_have_higher_bounds(fitted):
+    # log p(x) >= dense >= product >= diagonal, each within the errors of the two.
+    names = ("score regression, dense", "score regression, product", "score regression, diagonal")
+    elbo = [fitted[n].elbo for n in names]
+    for a, b in itertools.pairwise(elbo):
+        assert a.value > b.value - 5 * np.hypot(a.se, b.se)
+    evidence = fitted[names[0]].log_evidence
+    assert evidence.value > elbo[0].value - 5 * np.hypot(evidence.se, elbo[0].se)
+    # ... and dense is really better here, by more than its error: the target has correlations.
+    assert elbo[0].value - elbo[2].value > 5 * np.hypot(elbo[0].se, elbo[2].se)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("score regression, diagonal", "sample average, diagonal"),
+        ("score regression, product", "sample average, product"),
+        ("score regression, dense", "gradient VI, dense"),
+    ],
+)
+def test_algorithms_that_fit_the_same_family_agree(fitted, one, other):
+    # One optimum, three ways to it: means within 0.15 sd, sds within 15%, bounds within 0.05 nats.
+    a, b = fitted[one], fitted[other]
+    sd = np.sqrt(a.q.variance())
+    assert np.abs((a.q.mean - b.q.mean) / sd).max() < 0.15
+    assert np.abs(np.log(b.q.variance() / a.q.variance())).max() < 0.3
+    assert abs(a.elbo.value - b.elbo.value) < 0.05 + 5 * np.hypot(a.elbo.se, b.elbo.se)

@@ -1,0 +1,145 @@
+"""The table of subjects that the law tests run over.
+
+A new method is a new file, a row in ``lowerbound.registry``, and a row here: then every law is tested on
+it. ``test_registry.py`` fails for a public class that has no row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import constraints
+
+import lowerbound as lb
+from lowerbound import algorithms, families, gradients, objectives
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A family, and a member of it with numbers that no symmetry hides."""
+
+    name: str
+    family: families.Family
+    block: families.Block
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _lower(d: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.tril(0.6 * rng.standard_normal((d, d)), -1) + np.diag(rng.uniform(0.3, 2.0, d))
+
+
+_rng = np.random.default_rng(20)
+_dense3 = families.DenseGaussian(np.array([0.3, -1.2, 2.0]), _lower(3, 1))
+_dense2 = families.DenseGaussian(np.array([4.0, -0.5]), _lower(2, 2))
+_diagonal = families.DiagonalGaussian(np.array([1.0, -3.0, 0.2, 7.0]), np.array([0.2, 1.5, 3.0, 0.7]))
+_low_rank = families.LowRankGaussian(
+    np.array([0.5, -1.0, 2.0, 0.0, -4.0]), np.array([0.3, 0.8, 0.5, 1.1, 0.4]), _rng.standard_normal((5, 2))
+)
+_full_rank = families.LowRankGaussian(
+    np.array([-1.0, 0.5, 3.0]), np.array([0.4, 0.9, 1.3]), _rng.standard_normal((3, 3))
+)
+# The coordinates of the factors are interleaved and out of order, so that a product that only concatenates is wrong.
+_indices = (np.array([7, 2]), np.array([0, 4, 3, 8]), np.array([1, 9, 5, 6, 10]))
+
+#: Every family with a density, with a block. The laws of ``test_blocks.py`` and ``test_backends.py``.
+FAMILIES = [
+    Subject("dense", families.Dense(), _dense3),
+    Subject("dense of one", families.Dense(), families.DenseGaussian(np.array([5.0]), np.array([[0.25]]))),
+    Subject("diagonal", families.Diagonal(), _diagonal),
+    Subject("low rank", families.LowRank(2), _low_rank),
+    Subject("low rank at full rank", families.LowRank(3), _full_rank),
+    Subject(
+        "product",
+        families.BoundProduct((families.Dense(), families.Diagonal(), families.LowRank(2)), _indices),
+        families.ProductBlock((_dense2, _diagonal, _low_rank), _indices),
+    ),
+]
+#: Families without a density: the laws that need one do not apply.
+POINTS = [Subject("point mass", families.PointMass(), families.Point(np.array([1.0, -2.0, 3.0])))]
+#: Families that only become one when bound to a model.
+UNBOUND: list[tuple[families.Family, type]] = [
+    (families.Product({"a": families.Dense(), ...: families.Diagonal()}), families.BoundProduct)
+]
+
+
+@dataclass(frozen=True)
+class Fitter:
+    """An algorithm, and a family that it fits."""
+
+    name: str
+    algorithm: Callable[[], algorithms.Algorithm]
+    family: Callable[[], families.Family]
+    exact: bool = False
+    """Whether a Gaussian target is recovered to rounding."""
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _product() -> families.Family:
+    return families.Product({("a", "c"): families.Dense(), "b": families.Diagonal()})
+
+
+#: Every algorithm with every kind of family that it fits.
+ALGORITHMS = [
+    Fitter("score regression, dense", algorithms.ScoreRegression, families.Dense, exact=True),
+    Fitter("score regression, diagonal", algorithms.ScoreRegression, families.Diagonal, exact=True),
+    Fitter("score regression, product", algorithms.ScoreRegression, _product, exact=True),
+    Fitter("sample average, diagonal", algorithms.SampleAverage, families.Diagonal),
+    Fitter("sample average, low rank", algorithms.SampleAverage, lambda: families.LowRank(2)),
+    Fitter("sample average, product", algorithms.SampleAverage, _product),
+    Fitter("gradient VI, dense", lambda: algorithms.GradientVI(max_steps=2_000), families.Dense),
+    Fitter("gradient VI, low rank", lambda: algorithms.GradientVI(max_steps=2_000), lambda: families.LowRank(2)),
+    Fitter("maximum, point mass", algorithms.Maximum, families.PointMass),
+]
+#: Pairs that are refused before anything is compiled.
+REFUSED = [
+    (algorithms.ScoreRegression, lambda: families.LowRank(2)),
+    (algorithms.ScoreRegression, families.PointMass),
+    (algorithms.SampleAverage, families.PointMass),
+    (algorithms.GradientVI, families.PointMass),
+    (algorithms.Maximum, families.Dense),
+    (algorithms.Maximum, families.Diagonal),
+    (algorithms.Maximum, lambda: families.LowRank(2)),
+]
+
+#: Every objective, with the number of draws that the laws use.
+OBJECTIVES: list[Callable[[int], objectives.Objective]] = [objectives.ELBO]
+#: Every gradient estimator.
+GRADIENTS: list[gradients.Gradient] = [
+    gradients.Reparameterized(),
+    gradients.StickingTheLanding(),
+    gradients.ScoreFunction(),
+]
+
+
+def log_density(**data: Any) -> lb.LogDensity:
+    """A target that is not Gaussian: three sites of different shapes, coupled, with a scale among them."""
+
+    def density(a, b, c, y):
+        return (
+            -0.5 * jnp.sum((a - 1.0) ** 2)
+            - 2.0 * jnp.log(b) - 1.0 / b
+            - 0.5 * jnp.sum((c - 0.3 * a[0]) ** 2)
+            - 0.5 * jnp.sum((y - a[1] - c.sum()) ** 2) / b
+            - 0.5 * y.shape[0] * jnp.log(b)
+        )
+
+    sites = {
+        "a": lb.Site(constraints.real, (2,)),
+        "b": lb.Site(constraints.positive, ()),
+        "c": lb.Site(constraints.real, (2, 1)),
+    }
+    return lb.LogDensity(density, sites)
+
+
+def data(seed: int = 0) -> dict[str, np.ndarray]:
+    """Rows for :func:`log_density`."""
+    return {"y": 1.5 + 0.8 * np.random.default_rng(seed).standard_normal(12)}
