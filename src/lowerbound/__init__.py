@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 # Names are found when first used: importing lowerbound starts no backend and allocates nothing.
 _WHERE = {
-    "fit": "lowerbound.fit",
+    "fit": "lowerbound.fitting",
     "load": "lowerbound.storage",
     "LogDensity": "lowerbound.model.log_density",
     "Site": "lowerbound.model.base",
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from lowerbound.diagnostics.estimate import Estimate as Estimate
     from lowerbound.diagnostics.verdict import Verdict as Verdict
     from lowerbound.diagnostics.verdict import VerdictStatus as VerdictStatus
-    from lowerbound.fit import fit as fit
+    from lowerbound.fitting import fit as fit
     from lowerbound.model.base import Model as Model
     from lowerbound.model.base import Site as Site
     from lowerbound.model.log_density import LogDensity as LogDensity

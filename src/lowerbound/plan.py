@@ -2,11 +2,11 @@
 
 | family | unconstrained dimensions | algorithm |
 |---|---|---|
-| dense, diagonal, products of them | up to 500 | score_regression |
+| dense, diagonal, products of them | up to 1,000 | score_regression |
 | low_rank, diagonal | any | sample_average |
 | point_mass | any | maximum |
 
-With no family given: dense up to 500 dimensions, low_rank up to 5,000, diagonal above.
+With no family given: dense up to 1,000 dimensions, low_rank up to 5,000, diagonal above.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from lowerbound import registry
 from lowerbound.algorithms import Algorithm, Maximum, SampleAverage, ScoreRegression
-from lowerbound.algorithms.search import DENSE_LIMIT
+from lowerbound.algorithms.score_regression import DENSE_LIMIT
 from lowerbound.families import BoundProduct, Dense, Diagonal, Family, LowRank, PointMass, Product
 from lowerbound.model.base import Model
 

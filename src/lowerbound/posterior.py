@@ -149,8 +149,10 @@ class Posterior:
         values, w = self._moments()
         out = {}
         for k, v in values.items():
-            centred = v - np.tensordot(w, v, 1)
-            out[k] = np.sqrt(np.tensordot(w, centred**2, 1))[()]
+            with np.errstate(all="ignore"):  # a flat posterior has no sd, and its draws overflow
+                centred = v - np.tensordot(w, v, 1)
+                spread = np.sqrt(np.tensordot(w, centred**2, 1))
+            out[k] = np.where(np.isnan(spread), np.inf, spread)[()]
         return out
 
     def quantile(self, probability: float | list[float] | np.ndarray) -> dict[str, np.ndarray]:

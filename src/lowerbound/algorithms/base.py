@@ -5,7 +5,7 @@ An algorithm is three functions,
     init(seed, kernel, family) -> state        step(state) -> (state, info)        output(state) -> q
 
 State is what the next step needs; Info is what a person needs. Nothing here assumes a stochastic
-gradient, nor even an ELBO. One loop (:mod:`lowerbound.fit`) runs them all, shows their Info, stops
+gradient, nor even an ELBO. One loop (:mod:`lowerbound.fitting`) runs them all, shows their Info, stops
 them, and can take ``output`` after any step: an interrupted fit still has an answer.
 """
 

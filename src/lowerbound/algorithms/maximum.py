@@ -11,6 +11,7 @@ from lowerbound.algorithms.search import Search
 from lowerbound.errors import IncompatibleError
 from lowerbound.families import Block, Family, Point, PointMass
 from lowerbound.kernel import Kernel
+from lowerbound.model.base import is_real
 
 
 @dataclass(eq=False)
@@ -55,9 +56,22 @@ class Maximum(Algorithm):
             best = int(np.argmax(search.value))
             state.status = Status.CONVERGED if search.converged[best] else Status.MAX_STEPS
             # Without a mode the search runs away: the density rises, and so does the distance.
-            if state.status is Status.MAX_STEPS and np.abs(search.x[best]).max() > 50:
+            # It may come to rest where the transform of a bounded site underflows.
+            far = np.abs(search.x[best])
+            edge = far[_bounded(search.kernel)].max(initial=0)
+            if edge > 100 or (state.status is Status.MAX_STEPS and (far.max() > 50 or edge > 15)):
                 state.status = Status.UNBOUNDED
         return state, Info("maximising", search.iteration, status=state.status)
 
     def output(self, state: _State) -> Block | None:
+        if not len(state.search.x):
+            return None
         return Point(state.search.x[int(np.argmax(state.search.value))].copy())
+
+
+def _bounded(kernel: Kernel) -> np.ndarray:
+    """Which coordinates belong to a site whose support has an edge: there 100 is as good as infinite."""
+    out = np.zeros(kernel.dimension, bool)
+    for s in kernel.model.sites.values():
+        out[s.slice] = not is_real(s.support)
+    return out

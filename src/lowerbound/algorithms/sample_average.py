@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status
-from lowerbound.algorithms.search import LimitedInverse, Search
+from lowerbound.algorithms.search import End, LimitedInverse, Search, local_elbos
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import Block, BoundProduct, Dense, Family, PointMass
@@ -115,13 +115,10 @@ class SampleAverage(Algorithm):
     # -- pieces ----------------------------------------------------------------------------------
 
     def _start(self, state: _State) -> None:
-        """Coordinates shifted and scaled by the best end, in which the family starts as N(0, I / 4)."""
-        end = max(state.search.ends(), key=lambda e: e.value)
-        state.shift = end.x
-        variance = end.inverse if end.inverse.ndim == 1 else np.diagonal(end.inverse)
-        state.scale = np.sqrt(np.clip(variance, 1e-24, 1e24))
-        p = len(end.x)
-        first = state.family.build(np.zeros(p), np.full(p, 0.25))
+        """Coordinates shifted and scaled by a diagonal Gaussian, in which the family starts as N(0, I)."""
+        p = state.kernel.dimension
+        state.shift, state.scale = self._diagonal(state, *self._best_start(state))
+        first = state.family.build(np.zeros(p), np.ones(p))
         parameters = state.family.parameters(first)
         state.layout = [(k, np.shape(v)) for k, v in parameters.items()]
         m = self._draws(self.num_samples, first.noise_dimension)
@@ -139,6 +136,57 @@ class SampleAverage(Algorithm):
         state.elbo, state.elbo_se, state.gradient = found
         state.curvature = LimitedInverse(len(vector))
 
+    def _best_start(self, state: _State) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviations of the most promising Gaussian met by the searches.
+
+        Not the highest density: in thousands of dimensions a centred hierarchy's density is highest where
+        its scale has collapsed, and a search that got there has found nothing.
+        """
+        p = state.kernel.dimension
+        wide = [End(np.zeros(p), -np.inf, np.zeros(p), np.full(p, v), False) for v in (1.0, 0.1)]
+        ends = state.search.ends() + state.search.paths() + wide
+        best = ends[int(np.argmax(local_elbos(state.kernel, state.rng, ends)))]
+        variance = best.inverse if best.inverse.ndim == 1 else np.diagonal(best.inverse)
+        return best.x, np.sqrt(np.clip(variance, 1e-24, 1e24))
+
+    def _diagonal(self, state: _State, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Natural-gradient steps for a diagonal Gaussian, while they help: they put the scales right.
+
+        As in :mod:`~lowerbound.algorithms.score_regression`, coordinate by coordinate: exact where the
+        posterior is independent, and soon refused where it is strongly correlated.
+        """
+        p = len(mean)
+        noise = matched_normals(state.rng, self._draws(self.num_samples, p), p)
+
+        def score(mean: np.ndarray, scale: np.ndarray) -> tuple[float, np.ndarray]:
+            with np.errstate(all="ignore"):
+                value, gradient = state.kernel(mean + scale * noise)
+                elbo = value.mean() + np.log(scale).sum()
+            ok = np.isfinite(elbo) and np.isfinite(gradient).all()
+            return (float(elbo) if ok else -np.inf), gradient * scale
+
+        elbo, whitened = score(mean, scale)
+        rho = 1.0
+        for _ in range(40):
+            if not np.isfinite(elbo):
+                scale = scale * 0.5
+                elbo, whitened = score(mean, scale)
+                continue
+            slope = np.clip(-(noise * whitened).mean(0), 1 / 16, 16)
+            move = np.clip(whitened.mean(0) / slope, -3, 3)
+            new_mean, new_scale = mean + rho * scale * move, scale * slope ** (-rho / 2)
+            new_elbo, new_whitened = score(new_mean, new_scale)
+            if new_elbo > elbo:
+                gain, elbo, mean, scale, whitened = new_elbo - elbo, new_elbo, new_mean, new_scale, new_whitened
+                rho = min(1.0, 2 * rho)
+                if gain < 1e-3 * p:
+                    break
+            else:
+                rho *= 0.4
+                if rho < 0.05:
+                    break
+        return mean, scale
+
     def _draws(self, wanted: int, width: int) -> int:
         return max(8, min(wanted, _MAX_NUMBERS // max(width, 1)) // 2 * 2)
 
@@ -154,6 +202,8 @@ class SampleAverage(Algorithm):
         """ELBO, its standard error and gradient in the scaled coordinates; None if not finite."""
         with np.errstate(all="ignore"):
             block = self._block(state, vector)
+            if not np.isfinite(np.asarray(block.variance())).all():
+                return None
             y = np.asarray(block.transform(noise))
             x = state.shift + state.scale * y
             if not np.isfinite(x).all():
@@ -162,7 +212,10 @@ class SampleAverage(Algorithm):
             score = score * state.scale
             if not (np.isfinite(value).all() and np.isfinite(score).all()):
                 return None
-            log_q = np.asarray(block.log_prob(y))
+            try:
+                log_q = np.asarray(block.log_prob(y))
+            except np.linalg.LinAlgError:  # a factor so long that I + W'W is no longer definite
+                return None
             log_scale = np.log(state.scale).sum()
             elbo = value.mean() + float(block.entropy()) + log_scale
             se = float((value - log_q).std() / np.sqrt(len(value)))

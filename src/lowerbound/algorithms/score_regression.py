@@ -1,4 +1,4 @@
-r"""Score-regression natural-gradient VI: the default for Gaussians up to 500 dimensions.
+r"""Score-regression natural-gradient VI: the default for Gaussians up to 1,000 dimensions.
 
 The reverse-KL optimum over Gaussians N(mu, Sigma) satisfies (Opper & Archambeau 2009)
 
@@ -18,7 +18,8 @@ the full step; where successive steps keep their direction (along the neck of a 
 noise is fixed while it runs, so the iteration is deterministic and the rule for stopping is plain: the
 next full step would change q by KL < tolerance^2 / 2. What fixed noise costs is measured by the
 residual R = G - gb + E A of the regression: the error of gb and A that it implies is a KL of
-sum var(R_j)/2M + sum var(E_i R_j)/4M, and while that is too large the noise is made larger. The
+sum var(R_j)/2M + sum var(E_i R_j)/4M, and while that is too large the noise is made larger, up to
+memory's limit, and then q is averaged over several noises (rho = 1/2, 1/3, ...; Robbins & Monro). The
 regression's fixed point and the maximum of the ELBO on the same noise differ by about that much, so a
 fall of the ELBO within it is no reason to refuse a step; and where the last steps only circle within
 it, rho is lowered until they settle.
@@ -37,16 +38,20 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status
-from lowerbound.algorithms.search import DENSE_LIMIT, End, Search, root
+from lowerbound.algorithms.search import End, Search, local_elbos, root
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import Block, BoundProduct, Dense, DenseGaussian, Diagonal, DiagonalGaussian, Family, ProductBlock
 from lowerbound.families.linalg import LOG_2PI
 from lowerbound.kernel import Kernel
 
+#: Up to so many dimensions it is the default.
+DENSE_LIMIT = 1000
 #: Largest factor by which one step may change a variance (in whitened coordinates).
 _TAU = 16.0
 _MAX_DRAWS = 1024
+#: Steps on fresh noise at the end, at most.
+_MAX_AVERAGES = 16
 #: What fixed noise may cost, in nats for every ten dimensions.
 _NOISE_COST = 0.002
 #: Regression residual, relative to the scores, below which they count as affine in the noise.
@@ -78,6 +83,8 @@ class _State:
     sizes: list[float] = field(default_factory=list)
     elbos: list[float] = field(default_factory=list)
     widening: int = 0
+    averages: int = 0
+    averaged: int = 0
     direction: np.ndarray = field(default_factory=lambda: np.empty(0))
     best: float = -np.inf
     steps: int = 0
@@ -113,7 +120,7 @@ class ScoreRegression(Algorithm):
                 f"ScoreRegression fits dense and diagonal Gaussians and products of them, not {', '.join(wrong)}. "
                 "For low_rank use algorithm='sample_average', for point_mass 'maximum'; or leave algorithm out."
             )
-        if model.dimension > 4 * DENSE_LIMIT:
+        if model.dimension > 2 * DENSE_LIMIT:
             raise IncompatibleError(
                 f"ScoreRegression needs matrices of {model.dimension} x {model.dimension} numbers for this model; "
                 f"it is meant for up to {DENSE_LIMIT} unconstrained dimensions. "
@@ -146,6 +153,8 @@ class ScoreRegression(Algorithm):
             self._search(state)
         elif state.phase == "fitting":
             self._improve(state)
+        elif state.phase == "averaging":
+            self._average(state)
         else:
             self._census(state)
         c = state.current
@@ -164,7 +173,7 @@ class ScoreRegression(Algorithm):
             if state.search is None or not len(state.search.x):
                 return None
             best = max(state.search.ends(), key=lambda e: e.value)
-            return DenseGaussian(best.x, root(best.inverse))
+            return DenseGaussian(best.x, root(self._local(best, state.groups)))
         p = len(c.mean)
         if len(state.groups) == 1:
             return DenseGaussian(c.mean, c.factor)
@@ -194,18 +203,25 @@ class ScoreRegression(Algorithm):
 
     def _best_start(self, state: _State, ends: list[End]) -> _Gaussian:
         """The end whose local Gaussian has the highest ELBO, narrowed until the density is finite on it."""
-        noise = matched_normals(state.rng, 8, state.kernel.dimension)
         p = state.kernel.dimension
         # Besides the ends of the searches, two Gaussians about the origin: where the density has no mode a
         # search tells little, and a wide start is better than a narrow one.
-        points = [e.x for e in ends] + [np.zeros(p)] * 2
-        factors = [self._restrict(root(e.inverse), state.groups) for e in ends] + [np.eye(p), 0.3 * np.eye(p)]
-        z = np.concatenate([x + noise @ f.T for x, f in zip(points, factors, strict=True)])
-        value = state.kernel(z)[0].reshape(len(points), len(noise))
-        log_det = np.array([np.log(np.abs(np.diagonal(f))).sum() for f in factors])
-        elbo = np.where(np.isfinite(value).all(1), value.mean(1) + log_det, -np.inf)
-        best = int(elbo.argmax())
-        return self._settle(state, points[best], factors[best])
+        wide = [End(np.zeros(p), -np.inf, np.zeros(p), np.diag(np.full(p, v)), False) for v in (1.0, 0.1)]
+        candidates = [replace(e, inverse=self._local(e, state.groups)) for e in ends] + wide
+        best = candidates[int(np.argmax(local_elbos(state.kernel, state.rng, candidates)))]
+        return self._settle(state, best.x, root(best.inverse))
+
+    @staticmethod
+    def _local(end: End, groups: list[np.ndarray]) -> np.ndarray:
+        """The covariance that an end stands for, with each group's block of its precision."""
+        full = end.inverse if end.inverse.ndim == 2 else np.diag(end.inverse)
+        if len(groups) == 1:
+            return full
+        precision = np.linalg.pinv(full, hermitian=True)
+        out = np.zeros_like(full)
+        for g in groups:
+            out[np.ix_(g, g)] = np.linalg.inv(precision[np.ix_(g, g)])
+        return out
 
     def _settle(self, state: _State, mean: np.ndarray, factor: np.ndarray) -> _Gaussian:
         noise = self._noise(state, 1)
@@ -235,7 +251,7 @@ class ScoreRegression(Algorithm):
         settled = min(1.0, state.limit) * size
         if settled < self.tolerance and (not affine or size < 1e-9 or state.taken >= 3):
             if not self._grow(state, cost):
-                self._finish(state)
+                self._finish(state, cost)
             return
         if state.steps >= self.max_steps:
             state.status = Status.MAX_STEPS
@@ -258,7 +274,7 @@ class ScoreRegression(Algorithm):
                 # No step of any size helps on this noise: within the noise's own error that is convergence.
                 if size < 10 * self.tolerance or size**2 < 8 * cost:
                     if not self._grow(state, cost):
-                        self._finish(state)
+                        self._finish(state, cost)
                 else:
                     state.status = Status.STALLED
                 return
@@ -322,9 +338,28 @@ class ScoreRegression(Algorithm):
         if state.widening >= 25:
             state.status = Status.FLAT
 
-    def _finish(self, state: _State) -> None:
-        """Converged; look once at the other places where searches ended."""
-        state.phase = "looking for other modes"
+    def _finish(self, state: _State, cost: float) -> None:
+        """Converged on this noise; average over more of it if it cost too much, then look at other modes."""
+        allowed = _NOISE_COST * max(1.0, state.kernel.dimension / 10)
+        state.averages = 0 if cost <= allowed else int(min(_MAX_AVERAGES, np.ceil(cost / allowed)))
+        state.phase = "averaging" if state.averages else "looking for other modes"
+
+    def _average(self, state: _State) -> None:
+        """One step on fresh noise, of rho = 1 / (k + 1): after k of them q is the average over k + 1 noises."""
+        c = state.current
+        assert c is not None
+        state.averaged += 1
+        fresh = self._evaluate(state, c.mean, c.factor, matched_normals(state.rng, *c.noise.shape))
+        if fresh is not None:
+            state.current = fresh
+            if state.averaged <= state.averages:
+                gradient, slope, _ = _regress(fresh)
+                w, v = np.linalg.eigh(slope)
+                w = np.clip(w, 1 / _TAU, _TAU)
+                state.rho = 1 / (state.averaged + 1)
+                state.current = self._propose(state, fresh, gradient, slope, w, v, _TAU, False) or fresh
+        if state.averaged > state.averages:
+            state.phase = "looking for other modes"
 
     def _census(self, state: _State) -> None:
         """Fit each distinct, plausible other end for a few steps; keep those that stay distinct."""
@@ -338,9 +373,10 @@ class ScoreRegression(Algorithm):
         for e in apart:
             if len(others) >= 4 or any(_same(o.mean, o.factor, e.x) for o in others):
                 continue
-            if e.value + np.log(np.abs(np.diagonal(root(e.inverse)))).sum() < best - 30 - c.noise.shape[1]:
+            factor = root(self._local(e, state.groups))
+            if e.value + np.log(np.abs(np.diagonal(factor))).sum() < best - 30 - c.noise.shape[1]:
                 continue
-            trial = replace_state(state, self._settle(state, e.x, self._restrict(root(e.inverse), state.groups)))
+            trial = replace_state(state, self._settle(state, e.x, factor))
             for _ in range(25):
                 self._improve(trial)
                 if trial.phase != "fitting" or trial.status is not None:
@@ -374,29 +410,18 @@ class ScoreRegression(Algorithm):
             value, score = state.kernel(z)
             whitened = score @ factor
             log_det = np.log(np.abs(np.diagonal(factor))).sum()
-        if not (np.isfinite(value).all() and np.isfinite(whitened).all() and np.isfinite(log_det)):
-            return None
-        entropy = log_det + 0.5 * len(mean) * (1 + LOG_2PI)
-        # log p - log q per draw, whose spread is the error of the mean
-        weight = value + 0.5 * (noise**2).sum(1)
-        return _Gaussian(mean, factor, noise, value.mean() + entropy, weight.std() / np.sqrt(len(value)), whitened)
-
-    @staticmethod
-    def _restrict(factor: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
-        """Keep each group's block of the precision of F F'."""
-        if len(groups) == 1:
-            return factor
-        out = np.zeros_like(factor)
-        inverse = np.linalg.pinv(factor)
-        precision = inverse.T @ inverse
-        for g in groups:
-            out[np.ix_(g, g)] = root(np.linalg.inv(precision[np.ix_(g, g)]))
-        return out
+            if not (np.isfinite(value).all() and np.isfinite(whitened).all() and np.isfinite(log_det)):
+                return None
+            entropy = log_det + 0.5 * len(mean) * (1 + LOG_2PI)
+            # log p - log q per draw, whose spread is the error of the mean
+            weight = value + 0.5 * (noise**2).sum(1)
+            se = weight.std() / np.sqrt(len(value))
+            return _Gaussian(mean, factor, noise, value.mean() + entropy, se, whitened)
 
 
 def replace_state(state: _State, start: _Gaussian) -> _State:
     """A state of its own for another mode, sharing kernel and random numbers."""
-    return replace(state, current=start, phase="fitting", rho=1.0, limit=1.0, sizes=[], elbos=[], widening=0, direction=np.empty(0), best=-np.inf, steps=0, taken=0, grown=0, status=None)
+    return replace(state, current=start, phase="fitting", rho=1.0, limit=1.0, sizes=[], elbos=[], widening=0, averages=0, averaged=0, direction=np.empty(0), best=-np.inf, steps=0, taken=0, grown=0, status=None)
 
 
 def _regress(c: _Gaussian) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ from lowerbound.expectations.noise import matched_normals
 from lowerbound.kernel import Kernel
 
 STARTS = 8
-DENSE_LIMIT = 500
+DENSE_SEARCH = 500
 _MEMORY = 12
 #: Step sizes tried at once, in units of the quasi-Newton step.
 _TRIALS = np.array([1.0, 0.5, 0.2, 0.05, 2.0, 5.0, 0.005, 20.0])
@@ -61,7 +61,7 @@ class Search:
         self.iteration = 0
         self.x, self.value, self.gradient = starting_points(kernel, rng)
         s, p = self.x.shape
-        self.dense = p <= DENSE_LIMIT
+        self.dense = p <= DENSE_SEARCH
         self.curvature: list[DenseInverse | LimitedInverse] = [
             DenseInverse(p) if self.dense else LimitedInverse(p) for _ in range(s)
         ]
@@ -147,19 +147,12 @@ class Search:
         return sorted(out, key=lambda e: -e.value)
 
     def _walk_back(self, i: int, end: End) -> End:
-        if not self.dense:
-            return end
-        noise = matched_normals(self.rng, 8, self.x.shape[1])
-        candidates = [(x, g, h) for x, g, h in self.path[i] if h.size] + [(end.x, end.gradient, end.inverse)]
-        best, best_elbo = end, -np.inf
-        for x, g, h in candidates:
-            factor = root(h)
-            value, _ = self.kernel(x + noise @ factor.T)
-            elbo = value.mean() + np.log(np.abs(np.diagonal(factor))).sum() if np.isfinite(value).all() else -np.inf
-            if elbo > best_elbo:
-                best_elbo = elbo
-                best = End(x, end.value, g, h, False, unbounded=x is not end.x)
-        return best
+        candidates = [End(x, end.value, g, h, False, True) for x, g, h in self.path[i]] + [end]
+        return candidates[int(np.argmax(local_elbos(self.kernel, self.rng, candidates)))]
+
+    def paths(self) -> list[End]:
+        """Points met along the way, with the curvature known there."""
+        return [End(x, -np.inf, g, h, False) for path in self.path for x, g, h in path]
 
 
 _MILESTONES = {1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 112, 160}
@@ -250,6 +243,20 @@ def next_diagonal(a: np.ndarray, s: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(new) & (new > 0), new, a)
 
 
+def local_elbos(kernel: Kernel, rng: np.random.Generator, ends: list[End], draws: int = 8) -> np.ndarray:
+    """ELBOs, up to a constant, of the Gaussians that the ends stand for; minus infinity where not finite."""
+    noise = matched_normals(rng, draws, kernel.dimension)
+    out = np.full(len(ends), -np.inf)
+    for i, e in enumerate(ends):
+        factor = root(e.inverse)
+        with np.errstate(all="ignore"):
+            value, _ = kernel(e.x + (noise * factor if factor.ndim == 1 else noise @ factor.T))
+            log_det = np.log(np.abs(factor if factor.ndim == 1 else np.diagonal(factor))).sum()
+        if np.isfinite(value).all() and np.isfinite(log_det):
+            out[i] = value.mean() + log_det
+    return out
+
+
 def root(h: np.ndarray) -> np.ndarray:
     """A lower triangular square root of a covariance; survives one that has lost definiteness."""
     if h.ndim == 1:
@@ -270,7 +277,7 @@ def starting_points(kernel: Kernel, rng: np.random.Generator) -> tuple[np.ndarra
 
     The origin (every site in the middle of its support), four from U(-2, 2) as other samplers do, two
     from N(0, 1/4) and one from N(0, 25). Those that are not finite are drawn again, ever nearer to the
-    origin; if none can be found, :func:`lowerbound.diagnostics.nonfinite.explain` names the culprit.
+    origin, and if none can be found there, looked for far out.
     """
     p = kernel.dimension
     radii = np.array([0.0, 2.0, 2.0, 2.0, 2.0, 0.5, 0.5, 5.0])[:STARTS]
@@ -296,6 +303,21 @@ def starting_points(kernel: Kernel, rng: np.random.Generator) -> tuple[np.ndarra
         where = np.flatnonzero(bad)[: len(good)]
         x[where], value[where], gradient[where] = tries[good], v[good], g[good]
     ok = np.isfinite(value) & np.isfinite(gradient).all(1)
+    if not ok.any():
+        x = far_points(kernel)
+        value, gradient = kernel(x)
+        ok = np.isfinite(value) & np.isfinite(gradient).all(1)
+        ok = np.flatnonzero(ok)[np.argsort(-value[ok])][:STARTS]
     return x[ok], value[ok], gradient[ok]
 
 
+def far_points(kernel: Kernel) -> np.ndarray:
+    """One batch of points at 1 to 30 from the origin, for densities that are finite only far out.
+
+    Half of them have all coordinates alike, because in many dimensions a random corner is never the right one.
+    """
+    m, p = kernel.batch, kernel.dimension
+    rng = np.random.default_rng(0)
+    direction = rng.uniform(-1, 1, (m, p))
+    direction[::2] = np.where(np.arange(m)[::2, None] % 4 == 0, 1.0, -1.0)
+    return np.geomspace(1, 30, m)[:, None] * direction

@@ -11,7 +11,7 @@ class Estimate(NamedTuple):
     Example:
         >>> e = Estimate(-31.5, 0.02)
         >>> float(e), f"{e:.1f}", str(e)
-        (-31.5, '-31.5', '-31.50 ± 0.02')
+        (-31.5, '-31.5', '-31.500 ± 0.020')
     """
 
     value: float

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from numpyro.distributions import biject_to
 
+from lowerbound.algorithms.search import far_points
 from lowerbound.errors import ModelError, NotFiniteError
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model
@@ -90,11 +91,7 @@ def check_starts(kernel: Kernel, x: np.ndarray) -> None:
     if not finite.any():
         reasons = explain(model, x[0])
         if not reasons and np.isfinite(value[0]):
-            bad = model.sites_of(np.flatnonzero(~np.isfinite(gradient[0])))
-            reasons = [
-                f"the log density is {value[0]:.6g} but its gradient is not finite in site(s) {', '.join(bad)} "
-                "(a branch of jnp.where that is not taken, a square root at 0 and a norm at 0 do that)"
-            ]
+            reasons = [_no_gradient(model, value[0], gradient[0])]
         raise NotFiniteError(
             f"the log density of {model.name!r} is not finite at any of {len(x)} starting points. At the middle of "
             f"the latents' supports: {'; '.join(reasons) or 'no single site is to blame, only their sum'}. "
@@ -114,16 +111,22 @@ def usable(kernel: Kernel, x: np.ndarray) -> np.ndarray:
     return np.isfinite(value) & np.isfinite(gradient).all(1)
 
 
-def far_points(kernel: Kernel) -> np.ndarray:
-    """One batch of points at 1 to 30 from the origin, for densities that are finite only far out.
+def culprits(kernel: Kernel, x: np.ndarray) -> list[str]:
+    """What is not finite at the first of the points ``x [m, p]`` where something is not; empty if nothing is."""
+    value, gradient = kernel(x)
+    for i in np.flatnonzero(~np.isfinite(value)):
+        return explain(kernel.model, x[i])
+    for i in np.flatnonzero(~np.isfinite(gradient).all(1)):
+        return [_no_gradient(kernel.model, value[i], gradient[i])]
+    return []
 
-    Half of them have all coordinates alike, because in many dimensions a random corner is never the right one.
-    """
-    m, p = kernel.batch, kernel.dimension
-    rng = np.random.default_rng(0)
-    direction = rng.uniform(-1, 1, (m, p))
-    direction[::2] = np.where(np.arange(m)[::2, None] % 4 == 0, 1.0, -1.0)
-    return np.geomspace(1, 30, m)[:, None] * direction
+
+def _no_gradient(model: Model, value: float, gradient: np.ndarray) -> str:
+    bad = model.sites_of(np.flatnonzero(~np.isfinite(gradient)))
+    return (
+        f"the log density is {value:.6g} but its gradient is not finite in site(s) {', '.join(bad)} "
+        "(a branch of jnp.where that is not taken, a square root at 0 and a norm at 0 do that)"
+    )
 
 
 def flat_sites(kernel: Kernel, x: np.ndarray) -> list[str]:

@@ -23,7 +23,7 @@ def generalized_pareto(x: np.ndarray) -> tuple[float, float]:
     theta = 1 / x[-1] + (1 - np.sqrt(m / (j - 0.5))) / (3 * x[int(n / 4 + 0.5) - 1])
     shape = np.log1p(-theta[:, None] * x).mean(1)
     profile = n * (np.log(-theta / shape) - shape - 1)
-    weight = 1 / np.exp(profile - profile[:, None]).sum(1)
+    weight = np.exp(profile - _log_sum_exp(profile))
     keep = weight > 10 * np.finfo(float).eps
     theta_hat = (theta[keep] * weight[keep]).sum() / weight[keep].sum()
     k = np.log1p(-theta_hat * x).mean()

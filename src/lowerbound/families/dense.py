@@ -69,7 +69,7 @@ class DenseGaussian(GaussianBlock):
 
 @dataclass(frozen=True)
 class Dense(Family):
-    """All Gaussians. The default up to 500 dimensions."""
+    """All Gaussians. The default up to 1,000 dimensions."""
 
     name = "dense"
 

@@ -172,6 +172,13 @@ def label(index: tuple[int, ...]) -> str:
     return f"[{','.join(map(str, index))}]" if index else ""
 
 
+def is_real(support: Any) -> bool:
+    """Whether a support is all of R^n, so that its transform is the identity."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.real
+
+
 def total(factors: Sequence[Factor]) -> Any:
     """The sum of all factors' log probabilities."""
     return sum((jnp.sum(f.log_prob) for f in factors), start=jnp.zeros((), jnp.result_type(float)))
@@ -186,6 +193,8 @@ def place(sites: Mapping[str, Site]) -> dict[str, Site]:
     """
     out, start = {}, 0
     for name, s in sites.items():
+        if not all(isinstance(i, (int, np.integer)) and i > 0 for i in s.shape):
+            raise ModelError(f"site {name!r} has shape {tuple(s.shape)}; needed: positive whole numbers, or () for a scalar.")
         try:
             if "complex" in str(s.support).lower():
                 raise NotImplementedError
@@ -206,9 +215,12 @@ def place(sites: Mapping[str, Site]) -> dict[str, Site]:
                 else f"site {name!r} has shape {s.shape}, but its support {s.support} is over matrices. "
                 "Give a shape with at least 2 dimensions: for example shape=(3, 3)."
             )
-        with float64():
-            shape = tuple(int(i) for i in transform.inverse_shape(tuple(s.shape)))
-            back = tuple(int(i) for i in transform.forward_shape(shape))
+        try:
+            with float64():
+                shape = tuple(int(i) for i in transform.inverse_shape(tuple(s.shape)))
+                back = tuple(int(i) for i in transform.forward_shape(shape))
+        except ValueError as e:
+            raise ModelError(f"site {name!r} has shape {tuple(s.shape)}, which its support {s.support} does not admit: {e}.") from e
         if back != tuple(s.shape):
             raise ModelError(
                 f"site {name!r} has shape {tuple(s.shape)}, which its support {s.support} does not admit "

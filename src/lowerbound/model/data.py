@@ -47,6 +47,8 @@ class Data:
         for name, v in values.items():
             if isinstance(v, (float, np.floating)) and np.isnan(v):
                 raise DataError(f"data {name!r} is NaN; needed: a finite number.")
+            if isinstance(v, (list, tuple)) and not v:
+                raise DataError(f"data {name!r} is empty; needed: at least one row.")
         paths, self._tree = jax.tree_util.tree_flatten_with_path(values)
         self._leaves = [leaf for _, leaf in paths]
         self._where: list[int] = []
@@ -91,13 +93,18 @@ def _sequence(value: Any) -> Any:
             array = np.asarray(value)
         except ValueError:
             return value
-        if array.dtype.kind in "biuf" and not any(hasattr(v, "ndim") for v in value):
+        if array.dtype.kind in "biuf" and not any(isinstance(v, (np.ndarray, jax.Array)) for v in value):
             return array
     return value
 
 
 def check_array(name: str, value: Any) -> np.ndarray:
     """The array as float64, integer or boolean NumPy, or a :class:`DataError` that names it."""
+    if isinstance(value, jax.core.Tracer):
+        raise DataError(
+            f"data {name!r} is being traced by JAX. A fit searches, compiles and decides: call it outside of jax.jit, "
+            "jax.vmap and jax.grad."
+        )
     array = np.asarray(value)
     if array.dtype.kind == "O":
         kinds = sorted({type(v).__name__ for v in array.ravel()[:1000]})

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from numpyro import handlers
-from numpyro.distributions import biject_to, constraints
+from numpyro.distributions import biject_to
 
 from lowerbound.errors import DataError, ModelError
-from lowerbound.model.base import Evaluation, Factor, Model, Site, place
+from lowerbound.model.base import Evaluation, Factor, Model, Site, is_real, place
 from lowerbound.model.data import Data, check_array, trace_with_data
 from lowerbound.precision import float64
 
@@ -65,7 +65,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
     sites: dict[str, Site] = {}
     deterministics: dict[str, tuple[int, ...]] = {}
     dynamic: dict[str, bool] = {}
-    observed: list[tuple[str, Any, Any]] = []
+    observed: list[str] = []
 
     def discover(arguments: Sequence[Any]) -> None:
         for store in (sites, deterministics, dynamic):
@@ -83,8 +83,10 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
             elif site["type"] == "sample" and site["is_observed"]:
                 value = site["value"]
                 known_value = known.get(id(value)) if isinstance(value, jax.core.Tracer) else value
-                observed.append((name, site["fn"], known_value))
+                if known_value is not None:
+                    _check_support(name, site["fn"], known_value)
                 _check_shape(name, site)
+                observed.append(name)
             elif site["type"] == "sample":
                 support = site["fn"].support
                 plates = tuple(f.name for f in site["cond_indep_stack"])
@@ -113,9 +115,6 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                 f"the model {name!r} has discrete latent sites {discrete}, which are not supported yet. Sum them out: "
                 "numpyro.distributions.MixtureSameFamily in place of a Categorical assignment."
             )
-        for n, fn, value in observed:
-            if value is not None and not isinstance(fn, numpyro.distributions.Unit):
-                _check_support(n, fn, value)
         placed = place(sites)
 
     def evaluate(params: Mapping[str, Any], arguments: Sequence[Any], constrained: bool) -> Evaluation:
@@ -125,6 +124,8 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         factors: list[Factor] = []
         log_det = jnp.zeros(())
         for n, site in trace.items():
+            if _stands_in(n, trace):
+                site["fn"] = _unmasked(site["fn"])
             if site["type"] == "deterministic":
                 # (handlers.scope puts its prefix before these names too.)
                 if _JACOBIAN in n:
@@ -147,6 +148,22 @@ def _log_prob(site: Any) -> Any:
     fn, value = site["fn"], site["value"]
     log_prob = fn.log_prob(value, site["intermediates"]) if site["intermediates"] else fn.log_prob(value)
     return log_prob if site["scale"] is None else site["scale"] * log_prob
+
+
+def _stands_in(name: str, trace: Mapping[str, Any]) -> bool:
+    """Whether a site is the latent half of ``numpyro.sample(..., obs_mask=...)``.
+
+    NumPyro makes it as long as the observations and masks the observed rows, which leaves them flat and
+    the posterior improper. Nothing reads those rows. With their mask off, each is a draw from its
+    distribution given the rest of the model: proper, and the posterior of everything else is unchanged,
+    because it integrates to one.
+    """
+    observed = trace.get(name.removesuffix("_unobserved") + "_observed")
+    return name.endswith("_unobserved") and observed is not None and bool(observed.get("is_observed"))
+
+
+def _unmasked(fn: Any) -> Any:
+    return fn.base_dist if isinstance(fn, numpyro.distributions.MaskedDistribution) else fn
 
 
 def _feasible(site: Any) -> Any:
@@ -185,14 +202,9 @@ def _substitute(params: Mapping[str, Any], site: Any, constrained: bool) -> Any:
         numpyro.deterministic(_UNCONSTRAINED + name, u)
     else:
         u, value = p, transform(p)
-    if not _is_identity(support):
+    if not is_real(support):
         numpyro.deterministic(_JACOBIAN + name, jnp.sum(transform.log_abs_det_jacobian(u, value)))
     return value
-
-
-def _is_identity(support: Any) -> bool:
-    base = support.base_constraint if isinstance(support, constraints.independent) else support
-    return base is constraints.real
 
 
 def _static(support: Any) -> Any:
@@ -270,6 +282,8 @@ def _check_support(name: str, fn: Any, value: Any) -> None:
         if isinstance(fn, numpyro.distributions.MaskedDistribution):
             return  # a masked value may be anything
         fn = fn.base_dist
+    if isinstance(fn, numpyro.distributions.Unit):  # numpyro.factor
+        return
     value = check_array(name, value)
     support = getattr(fn, "support", None)
     if support is None or any(isinstance(v, jax.core.Tracer) for v in jax.tree_util.tree_leaves(support)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import time
 import warnings
@@ -13,7 +14,7 @@ import numpy as np
 from lowerbound.algorithms.base import Algorithm, Info, Status
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.importance import Weighted, weigh
-from lowerbound.diagnostics.nonfinite import check_starts, flat_sites
+from lowerbound.diagnostics.nonfinite import check_starts, culprits, flat_sites
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus, judge, shift_of
 from lowerbound.errors import DataError, NotFiniteError, TrustWarning
 from lowerbound.families import Block, Family, PointMass
@@ -28,6 +29,8 @@ from lowerbound.sites import SiteMap
 
 #: Weighted draws kept with a posterior, at most, as numbers.
 _POOL_NUMBERS = 2**25
+#: A standard deviation that only a flat direction has; arithmetic ends there before the widening does.
+_ENDLESS = 1e12
 
 
 def as_model(model: Any, data: Mapping[str, Any] | None = None) -> Model:
@@ -97,7 +100,7 @@ def fit(
         'TRUSTED'
     """
     start = time.perf_counter()
-    _check_options(seed, max_steps, num_draws)
+    _check_options(seed, max_steps, num_draws, callback)
     bound = as_model(model, data)
     chosen_family, chosen = choose(bound, family, algorithm)
     if max_steps is not None and hasattr(chosen, "max_steps"):
@@ -119,9 +122,14 @@ def fit(
             if callback is not None:
                 callback(info)
 
-        q, status, modes = run(chosen, kernel, chosen_family, seed, record)
-        display.update("weighing draws", {"evaluations": kernel.evaluations})
-        verdict, weighted = assess(kernel, q, status, chosen.rule(), modes, seed, num_draws)
+        with np.errstate(all="ignore"):  # what is not finite is dealt with, not warned of
+            q, status, modes = run(chosen, kernel, chosen_family, seed, record)
+            display.update("weighing draws", {"evaluations": kernel.evaluations})
+            try:
+                verdict, weighted = assess(kernel, q, status, chosen.rule(), modes, seed, num_draws)
+            except KeyboardInterrupt:
+                status = Status.INTERRUPTED
+                verdict, weighted = assess(kernel, q, status, chosen.rule(), modes, seed, num_draws)
     total = time.perf_counter() - start
     posterior = assemble(
         bound, kernel, q, status, verdict, weighted, rows, total, seed, chosen_family.name, chosen.name
@@ -154,6 +162,8 @@ def run(
             f"no start with a finite log density and gradient was found for {kernel.model.name!r}, near the origin of "
             "the unconstrained space or further out. Check the priors' scales and the data's units."
         )
+    if status in (Status.STALLED, Status.MAX_STEPS) and np.sqrt(np.asarray(q.variance())).max() > _ENDLESS:
+        status = Status.FLAT
     return q, status, algorithm.modes(state)
 
 
@@ -166,14 +176,21 @@ def assess(
     if q.noise_dimension == 0:
         return _point_verdict(status, rule), None
     rng = np.random.default_rng([seed, 1])
-    size = num_draws or max(128, min(2048, 2**24 // p // 64 * 64))
-    rounds = 1 if status is Status.INTERRUPTED else 6
+    # Six rounds of draws in half a GiB at most.
+    size = num_draws or max(128, min(2048, 2**26 // (6 * p) // 64 * 64))
+    rounds = 6
+    if status is Status.INTERRUPTED:  # whoever pressed Ctrl-C is waiting
+        rounds, size = 1, min(size, 2 * kernel.batch)
     weighted = weigh(kernel, q, modes, rng, rounds=rounds, size=size)
     flat: tuple[str, ...] = ()
     if status is Status.FLAT:
         flat = tuple(flat_sites(kernel, weighted.draws[: kernel.batch])) or _widest(kernel, q)
     shift = shift_of(weighted, q, flat)
-    return judge(status, rule, weighted, modes, shift, names), weighted
+    verdict = judge(status, rule, weighted, modes, shift, names)
+    if status is Status.NOT_FINITE or weighted.bad > 0:
+        found = culprits(kernel, weighted.draws[: 4 * kernel.batch])
+        verdict = dataclasses.replace(verdict, reasons=verdict.reasons + tuple(f"not finite somewhere: {f}" for f in found))
+    return verdict, weighted
 
 
 def _widest(kernel: Kernel, q: Block) -> tuple[str, ...]:
@@ -253,7 +270,7 @@ def assemble(
     )
 
 
-def _check_options(seed: Any, max_steps: Any, num_draws: Any) -> None:
+def _check_options(seed: Any, max_steps: Any, num_draws: Any, callback: Any) -> None:
     def whole(value: Any) -> bool:
         return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
@@ -263,9 +280,9 @@ def _check_options(seed: Any, max_steps: Any, num_draws: Any) -> None:
         raise DataError(f"max_steps is {max_steps!r}; needed: a positive whole number.")
     if num_draws is not None and (not whole(num_draws) or num_draws < 64):
         raise DataError(f"num_draws is {num_draws!r}; needed: a whole number, at least 64.")
+    if callback is not None and not callable(callback):
+        raise DataError(f"callback is {callback!r}; needed: a function of one lowerbound.algorithms.Info.")
 
 
 def _with_max_steps(algorithm: Algorithm, max_steps: int) -> Algorithm:
-    import dataclasses
-
     return dataclasses.replace(algorithm, max_steps=max_steps)  # pyright: ignore[reportArgumentType]
