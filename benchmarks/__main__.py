@@ -1,44 +1,29 @@
-"""Every bundled example under one or all families: seconds, ELBO, verdict. ``make bench``.
+"""``python -m benchmarks [BENCHMARK] [its options]``: one of them, or every table of ``BENCHMARKS.md`` in turn.
 
-``python -m benchmarks [NAME ...] [--family NAME]... [--seeds N]``. The first fit of a shape compiles; what it
-cost is its own column. Set ``LOWERBOUND_CACHE=0`` to keep programs of earlier runs out of it.
+Without a name, options go to all: ``--write`` puts the tables into the page, ``--again`` is for those that resume.
 """
 
 from __future__ import annotations
 
-import argparse
-import warnings
+import sys
+from importlib import import_module
 
-import lowerbound as lb
-from lowerbound import examples
-from lowerbound.errors import TrustWarning
-
-HEAD = (
-    f"{'example':<20} {'family':<9} {'seed':>4} {'compile':>8} {'run':>8} {'steps':>6} {'evals':>8}  "
-    f"{'ELBO':<20} verdict"
-)
+TABLES = ("import_cost", "reference", "seeds", "dimensions")
+ALL = (*TABLES, "examples")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--family", action="append", help="default: what lb.fit chooses")
-    parser.add_argument("--seeds", type=int, default=1)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore", TrustWarning)
-    print(HEAD)
-    for name in options.names or examples.names():
-        example = examples.load(name)
-        for family in options.family or [None]:
-            for seed in range(options.seeds):
-                p = lb.fit(example.model, example.data, family=family, seed=seed, progress=False)
-                print(
-                    f"{example.name:<20} {p.family_name:<9} {seed:>4} {p.timings['compile']:>7.2f}s "
-                    f"{p.timings['run']:>7.2f}s {p.counts['steps']:>6,} {p.counts['evaluations']:>8,}  "
-                    f"{p.elbo!s:<20} {p.verdict.status.name}",
-                    flush=True,
-                )
+def main(arguments: list[str]) -> None:
+    if arguments[:1] and arguments[0] in ALL:
+        import_module(f"benchmarks.{arguments[0]}").main(arguments[1:])
+        return
+    if unknown := [a for a in arguments if a not in ("--write", "--again")]:
+        raise SystemExit(f"{__doc__}\n{unknown[0]!r} is none of the benchmarks: {', '.join(ALL)}.")
+    for name in TABLES:
+        print(f"\n== {name}", flush=True)
+        # The imports are measured from the start each time.
+        given = [a for a in arguments if a != "--again" or name != "import_cost"]
+        import_module(f"benchmarks.{name}").main(given)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

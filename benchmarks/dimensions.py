@@ -139,7 +139,11 @@ def main(arguments: list[str] | None = None) -> None:
         for p in (p for p in TARGETS[target][1] if p <= options.largest):
             row = RESULTS.rows().get((target, p), {})
             if options.again or "error" in row or row.get("source") != process.source_hash():
-                row = {"target": target, "p": p, "source": process.source_hash()} | process.circumstances() | fresh(target, p)
+                row = (
+                    {"target": target, "p": p, "source": process.source_hash()}
+                    | process.circumstances()
+                    | fresh(target, p)
+                )
                 RESULTS.add(row)
                 print(" | ".join(map(str, cells(row))), flush=True)
     report("dimensions", summary(RESULTS.rows()), options.write)
@@ -167,7 +171,18 @@ def cells(row: dict[str, Any]) -> list[Any]:
 
 
 def summary(rows: dict[tuple, dict[str, Any]]) -> str:
-    head = ["target", "p", "family", "CPU s", "wall s", "peak MiB", "before", "evaluations", "verdict", "exact: mean, sd"]
+    head = [
+        "target",
+        "p",
+        "family",
+        "CPU s",
+        "wall s",
+        "peak MiB",
+        "before",
+        "evaluations",
+        "verdict",
+        "exact: mean, sd",
+    ]
     ordered = [rows[t, p] for t in TARGETS for p in SIZES if (t, p) in rows]
     return f"{table(head, map(cells, ordered))}\n\n{process.setting(ordered)}"
 

@@ -18,7 +18,9 @@ from typing import Any
 from benchmarks.results import ROOT
 
 
-def run(module: str, *arguments: str, environment: dict[str, str] | None = None, timeout: float = 3600) -> dict[str, Any]:
+def run(
+    module: str, *arguments: str, environment: dict[str, str] | None = None, timeout: float = 3600
+) -> dict[str, Any]:
     """``python -m module arguments``; its last line of output is a JSON object. A failure is a row with ``error``."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | (environment or {})
     command = [sys.executable, "-m", module, *arguments]

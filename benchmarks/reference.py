@@ -48,9 +48,7 @@ def measured(name: str, tool: str) -> bool:
 def measure(name: str, tool: str) -> None:
     with tempfile.TemporaryDirectory() as cache:
         for run in ("ours", "ours_warm") if tool == "ours" else (tool,):
-            out = process.run(
-                "benchmarks.tools", tool, name, str(SEED), environment={"LOWERBOUND_CACHE": cache}
-            )
+            out = process.run("benchmarks.tools", tool, name, str(SEED), environment={"LOWERBOUND_CACHE": cache})
             row = {"posterior": name, "tool": run} | process.circumstances()
             row |= {"error": out["error"]} if "error" in out else out["rows"][0]
             if tool == "ours":
@@ -63,10 +61,8 @@ def line(row: dict[str, Any]) -> str:
     start = f"{row['posterior']:<26} {row['tool']:<10}"
     if "error" in row:
         return f"{start} {row['error']}"
-    return (
-        f"{start} mean {cell(row, 'mean'):<15} sd {cell(row, 'sd'):<15} cpu {row['cpu']:8.2f} s  wall {row['wall']:8.2f} s  "
-        f"{row.get('verdict', '')}"
-    )
+    errors = f"mean {cell(row, 'mean'):<15} sd {cell(row, 'sd'):<15}"
+    return f"{start} {errors} cpu {row['cpu']:8.2f} s  wall {row['wall']:8.2f} s  {row.get('verdict', '')}"
 
 
 def cell(row: dict[str, Any] | None, error: str) -> str:

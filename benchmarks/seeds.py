@@ -36,9 +36,7 @@ def measured(name: str) -> bool:
 def measure(name: str) -> None:
     """All seeds in one process: accuracy is what counts here, and the model need compile only once."""
     with tempfile.TemporaryDirectory() as cache:
-        out = process.run(
-            "benchmarks.tools", "ours", name, *map(str, SEEDS), environment={"LOWERBOUND_CACHE": cache}
-        )
+        out = process.run("benchmarks.tools", "ours", name, *map(str, SEEDS), environment={"LOWERBOUND_CACHE": cache})
     if "error" in out:
         print(f"{name:<26} {out['error']}", flush=True)
         return
@@ -64,7 +62,16 @@ def describe(name: str, rows: list[dict[str, Any]]) -> list[str]:
 
 def summary(rows: dict[tuple, dict[str, Any]]) -> str:
     by_name = {n: [r for (m, _), r in rows.items() if m == n] for n in names()}
-    head = ["posterior", f"both ≤ {GOAL}", "worst mean", "(largest)", "worst sd", "(largest)", "verdicts", "missed, unsaid"]
+    head = [
+        "posterior",
+        f"both ≤ {GOAL}",
+        "worst mean",
+        "(largest)",
+        "worst sd",
+        "(largest)",
+        "verdicts",
+        "missed, unsaid",
+    ]
     body = table(head, [describe(n, r) for n, r in by_name.items() if r])
     return f"{body}\n\n{process.setting(list(rows.values()))}"
 

@@ -1,7 +1,8 @@
 """One tool on one posterior in this process: ``python -m benchmarks.tools TOOL POSTERIOR SEED``.
 
 The clock starts after the imports and the loading of the data and stops when the tool has its answer; starting JAX,
-tracing and compiling are all inside it, as they are for a person who runs a script. Everything is in float64.
+tracing, compiling and whatever a tool imports only then are inside it, as they are for a person who runs a script.
+Everything is in float64.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def ours(p: Posterior, data: dict[str, Any], seed: int) -> Callable[[Clock], Ans
 
 
 def svi(p: Posterior, data: dict[str, Any], seed: int) -> Callable[[Clock], Answer]:
-    """NumPyro's full-rank Gaussian by stochastic gradients: Adam at 0.01, 20,000 steps of 8 particles, one compiled scan.
+    """NumPyro's full-rank Gaussian: Adam at 0.01, 20,000 steps of 8 particles in one compiled scan.
 
     ``stable_update`` skips steps whose loss is not finite, without which some of these posteriors end in NaN.
     """
@@ -96,7 +97,12 @@ def nuts(p: Posterior, data: dict[str, Any], seed: int) -> Callable[[Clock], Ans
 
     def work(clock: Clock) -> Answer:
         mcmc = MCMC(
-            NUTS(p.model), num_warmup=1000, num_samples=1000, num_chains=4, chain_method="sequential", progress_bar=False
+            NUTS(p.model),
+            num_warmup=1000,
+            num_samples=1000,
+            num_chains=4,
+            chain_method="sequential",
+            progress_bar=False,
         )
         mcmc.run(jax.random.key(seed), **data)
         jax.block_until_ready(mcmc.get_samples())

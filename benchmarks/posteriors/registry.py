@@ -98,7 +98,9 @@ REGISTRY = _table(
     Posterior("diamonds", regressions.diamonds, "diamonds", "diamonds-diamonds", ("b", "Intercept", "sigma")),
     Posterior("arK", time_series.autoregression, "arK", "arK-arK", ("alpha", "beta", "sigma")),
     Posterior("garch11", time_series.garch11, "garch", "garch-garch11", ("mu", "alpha0", "alpha1", "beta1")),
-    Posterior("hmm_example", time_series.hmm_example, "hmm_example", "hmm_example-hmm_example", ("theta1", "theta2", "mu")),
+    Posterior(
+        "hmm_example", time_series.hmm_example, "hmm_example", "hmm_example-hmm_example", ("theta1", "theta2", "mu")
+    ),
     Posterior(
         "low_dim_gauss_mix",
         latent.low_dim_gauss_mix,

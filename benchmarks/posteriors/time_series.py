@@ -22,7 +22,7 @@ def autoregression(y, K):
 
 
 def garch11(y, sigma1):
-    """v[t] = alpha0 + alpha1 (y[t-1] - mu)^2 + beta1 v[t-1], flat on alpha0 > 0, alpha1 > 0, beta1 > 0, alpha1 + beta1 < 1."""
+    """v[t] = alpha0 + alpha1 (y[t-1] - mu)^2 + beta1 v[t-1], flat on positive values with alpha1 + beta1 < 1."""
     mu = flat("mu")
     alpha0 = flat("alpha0", constraints.positive)
     alpha1 = flat("alpha1", constraints.unit_interval)

@@ -29,7 +29,17 @@ _WHERE = {
     "Verdict": "lowerbound.diagnostics.verdict",
     "VerdictStatus": "lowerbound.diagnostics.verdict",
 }
-_MODULES = ("algorithms", "diagnostics", "errors", "examples", "expectations", "families", "gradients", "model", "objectives")
+_MODULES = (
+    "algorithms",
+    "diagnostics",
+    "errors",
+    "examples",
+    "expectations",
+    "families",
+    "gradients",
+    "model",
+    "objectives",
+)
 
 if TYPE_CHECKING:
     from lowerbound import algorithms as algorithms

@@ -188,8 +188,11 @@ def assess(
     shift = shift_of(weighted, q, flat)
     verdict = judge(status, rule, weighted, modes, shift, names)
     if status is Status.NOT_FINITE or weighted.bad > 0:
-        found = culprits(kernel, weighted.draws[: 4 * kernel.batch])
-        verdict = dataclasses.replace(verdict, reasons=verdict.reasons + tuple(f"not finite somewhere: {f}" for f in found))
+        worst = np.argsort(np.isfinite(weighted.log_density), kind="stable")
+        found = culprits(kernel, weighted.draws[worst[: kernel.batch]])
+        verdict = dataclasses.replace(
+            verdict, reasons=verdict.reasons + tuple(f"not finite somewhere: {f}" for f in found)
+        )
     return verdict, weighted
 
 

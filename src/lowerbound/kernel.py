@@ -37,7 +37,7 @@ BATCH = 64
 #: Largest number of elements of any intermediate array over the whole batch (float64: 256 MiB).
 MAX_ELEMENTS = 2**25
 #: XLA's level 1 compiles up to a third faster than its default and runs as fast on every model tried.
-_COMPILER_OPTIONS = {"xla_backend_optimization_level": 1}
+_COMPILER_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 1}
 _executables: OrderedDict[str, Any] = OrderedDict()
 _cache_lock = threading.Lock()
 
@@ -152,7 +152,11 @@ def compile_once(fn: Callable, *arguments: Any) -> tuple[Any, bool]:
     """Compile ``fn`` for these argument shapes; a program met before in this process is not compiled again."""
     lowered = jax.jit(fn).lower(*arguments)
     # Arguments that the program does not read are not in its text, so the shapes are part of the key.
-    shapes = str(jax.tree_util.tree_map(lambda a: (np.shape(a), str(np.asarray(a).dtype) if not hasattr(a, "dtype") else str(a.dtype)), arguments))
+    shapes = str(
+        jax.tree_util.tree_map(
+            lambda a: (np.shape(a), str(np.asarray(a).dtype) if not hasattr(a, "dtype") else str(a.dtype)), arguments
+        )
+    )
     key = hashlib.sha256((lowered.as_text() + shapes).encode()).hexdigest()
     with _cache_lock:
         if key in _executables:
@@ -218,5 +222,3 @@ def persistent_cache() -> Iterator[None]:
                 jax.config.update(k, v)
             with suppress(Exception):
                 compilation_cache.reset_cache()
-
-

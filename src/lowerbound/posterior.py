@@ -175,9 +175,7 @@ class Posterior:
             variables where they have full dimension; for a simplex or a correlation matrix with
             respect to the coordinates of the transform.
         """
-        single = all(
-            np.shape(values[k]) == s.shape for k, s in self._sites.sites.items() if k in values
-        )
+        single = all(np.shape(values[k]) == s.shape for k, s in self._sites.sites.items() if k in values)
         first = next((k for k in self._sites.sites if k in values), None)
         n = 1 if single or first is None else len(np.asarray(values[first]))
         x, log_det = self._sites.unconstrain(values, n)
@@ -232,10 +230,13 @@ class Posterior:
 
     def __repr__(self) -> str:
         size = f"{len(self.sites)} sites, {self.q.dimension} dimensions"
-        return f"<Posterior of {self.model_name}: {size}, {self.family_name} family, ELBO {self.elbo}, {self.verdict.status.name}>"
+        verdict = self.verdict.status.name
+        return f"<Posterior of {self.model_name}: {size}, {self.family_name} family, ELBO {self.elbo}, {verdict}>"
 
     def __getitem__(self, name: str) -> Any:
-        raise IncompatibleError(f"posterior[{name!r}] is not defined. Use posterior.sample(n)[{name!r}] or posterior.mean()[{name!r}].")
+        raise IncompatibleError(
+            f"posterior[{name!r}] is not defined. Use posterior.sample(n)[{name!r}] or posterior.mean()[{name!r}]."
+        )
 
     @property
     def is_point(self) -> bool:
@@ -267,7 +268,8 @@ def _interval(flat: np.ndarray, w: np.ndarray, mass: float) -> tuple[np.ndarray,
         if not ok.any():
             low[j], high[j] = x[0], x[-1]
             continue
-        width = x[stop[ok]] - x[ok]
-        best = int(np.argmin(width))
+        with np.errstate(invalid="ignore"):
+            width = x[stop[ok]] - x[ok]
+        best = int(np.argmin(np.nan_to_num(width, nan=np.inf, posinf=np.inf)))
         low[j], high[j] = x[ok][best], x[stop[ok]][best]
     return low, high

@@ -32,6 +32,7 @@ class SiteMap:
         self.sites = dict(sites)
         self.deterministics = dict(deterministics)
         self._model = model
+        self._exported: dict[str, bytes] = {}
         self._constrain: Any = None
         self._unconstrain: Any = None
 
@@ -65,7 +66,9 @@ class SiteMap:
                 raise DataError(f"log_prob needs every latent site; {name!r} is missing of {list(self.sites)}.")
             array = np.asarray(values[name], np.float64)
             if array.shape not in ((n, *s.shape), s.shape):
-                raise DataError(f"site {name!r} has shape {array.shape}; needed: {(n, *s.shape)} (draws first) or {s.shape}.")
+                raise DataError(
+                    f"site {name!r} has shape {array.shape}; needed: {(n, *s.shape)} (draws first) or {s.shape}."
+                )
             stacked[name] = np.broadcast_to(array, (n, *s.shape))
         out = _in_batches(self._unconstrain, stacked, self.batch)
         return out["x"], out["log_det"]
@@ -128,7 +131,7 @@ class SiteMap:
     ) -> SiteMap:
         """A map whose programs come from :meth:`export`."""
         out = SiteMap(sites, deterministics)
-        out._exported = dict(programs)  # pyright: ignore[reportAttributeAccessIssue]
+        out._exported = dict(programs)
 
         def load(what: str) -> Any:
             cell: list[Any] = []
@@ -145,8 +148,6 @@ class SiteMap:
 
         out._constrain, out._unconstrain = load("constrain"), load("unconstrain")
         return out
-
-    _exported: dict[str, bytes] = {}
 
 
 class _Absent:

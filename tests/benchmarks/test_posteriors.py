@@ -39,7 +39,11 @@ def test_density_is_finite_and_the_reference_fits_the_sites(name):
     assert reference.mean.shape == reference.sd.shape == (count,) and reference.quantiles.shape == (count, 99)
     assert (reference.sd > 0).all() and (np.diff(reference.quantiles) > 0).all()
     sizes = [np.size(sites[s]) for s in p.sites]
-    written = [k if n == 1 and not np.ndim(sites[k]) else f"{k}[{i + 1}]" for k, n in zip(p.sites, sizes, strict=True) for i in range(n)]
+    written = [
+        k if n == 1 and not np.ndim(sites[k]) else f"{k}[{i + 1}]"
+        for k, n in zip(p.sites, sizes, strict=True)
+        for i in range(n)
+    ]
     assert written == list(reference.parameters)
 
 
@@ -83,10 +87,14 @@ def gp_pois_regr(z, x, k):
 
 
 POINTS = {
-    logearn_interaction_z: lambda r: {"beta": r.normal(size=4) + [9, 0, 0, 0], "sigma": r.gamma(2)},
+    logearn_interaction_z: lambda r: {"beta": r.normal([9, 0, 0, 0]), "sigma": r.gamma(2)},
     garch11: lambda r: {"mu": r.normal(), "alpha0": r.gamma(2), "alpha1": r.beta(2, 2), "beta1_share": r.beta(2, 2)},
     low_dim_gauss_mix: lambda r: {"mu": np.sort(r.normal(size=2)), "sigma": r.gamma(2, size=2), "theta": r.beta(2, 2)},
-    hmm_example: lambda r: {"theta1": r.dirichlet([1, 1]), "theta2": r.dirichlet([1, 1]), "mu": np.sort(r.gamma(2, size=2))},
+    hmm_example: lambda r: {
+        "theta1": r.dirichlet([1, 1]),
+        "theta2": r.dirichlet([1, 1]),
+        "mu": np.sort(r.gamma(2, size=2)),
+    },
     gp_pois_regr: lambda r: {"rho": r.gamma(25) / 4, "alpha": r.gamma(2), "f_tilde": r.normal(size=11)},
 }
 
@@ -116,7 +124,9 @@ def test_differential_equation_is_solved_as_closely_as_stan_asks():
 
     with float64():
         states = np.asarray(jax.jit(lambda z: runge_kutta(lambda v: jnp.stack(slope(v)), z, times))(start))
-    exact = scipy.integrate.solve_ivp(lambda _, z: slope(z), (0, times[-1]), start, t_eval=times, rtol=1e-11, atol=1e-11)
+    exact = scipy.integrate.solve_ivp(
+        lambda _, z: slope(z), (0, times[-1]), start, t_eval=times, rtol=1e-11, atol=1e-11
+    )
     np.testing.assert_allclose(states, exact.y.T, rtol=1e-5)
 
 

@@ -12,6 +12,7 @@ import pytest
 from numpyro.distributions import constraints
 
 import lowerbound as lb
+import lowerbound.fitting  # so that what it imports is patched below, and put back
 from lowerbound.errors import DataError, IncompatibleError, LowerboundError, ModelError, UnknownNameError
 
 Y = np.array([0.3, -1.2, 2.5, 0.7])

@@ -82,15 +82,20 @@ def test_an_exact_q_has_no_gap_and_no_error():
     assert r.pareto_k < 0.5 and r.bad == 0
 
 
-def test_tails_heavier_than_those_of_q_are_found():
-    # A Student-t with 3 degrees under a Gaussian: the evidence is right only because r has tails.
-    kernel = _kernel(lambda x: -2.0 * jnp.log1p(x**2 / 3.0))
-    truth = np.log(integrate.quad(lambda x: (1 + x**2 / 3) ** -2, -np.inf, np.inf)[0])
+@pytest.mark.parametrize("degrees", [3, 5])
+def test_tails_heavier_than_those_of_q_are_found(degrees):
+    # A Student-t under a Gaussian: the evidence is right only because r has tails.
+    kernel = _kernel(lambda x: -0.5 * (degrees + 1) * jnp.log1p(x**2 / degrees))
+    truth = np.log(integrate.quad(lambda x: (1 + x**2 / degrees) ** (-0.5 * (degrees + 1)), -np.inf, np.inf)[0])
     q = DenseGaussian(np.zeros(1), np.eye(1))
     results = [weigh(kernel, q, [], np.random.default_rng(s), size=1024) for s in SEEDS]
-    z = np.array([(r.log_evidence - truth) / r.log_evidence_se for r in results])
-    assert np.abs(z).max() < 5
     assert np.abs(z_score(np.exp([r.log_evidence - truth for r in results]), 1.0)) < 5
+    if degrees > 4:
+        # r's own t has 4 degrees of freedom: weights are bounded where the target has more. With fewer their third
+        # moment is infinite, and a single stated error can be too small when the far tail was not drawn.
+        z = np.array([(r.log_evidence - truth) / r.log_evidence_se for r in results])
+        assert np.abs(z).max() < 5
+    assert all(r.gap > 0.005 for r in results), "a Gaussian passed for a Student-t"
 
 
 def test_draws_without_a_density_are_counted_and_weigh_nothing():

@@ -98,7 +98,8 @@ class GradientVI(Algorithm):
         allowed = COMPATIBLE.get(self.objective.name, ())
         if self.gradient.name not in allowed:
             raise IncompatibleError(
-                f"the {self.gradient.name} gradient of {self.objective.name} is biased; use one of {', '.join(allowed)}."
+                f"the {self.gradient.name} gradient of {self.objective.name} is biased; "
+                f"use one of {', '.join(allowed)}."
             )
         if self.objective.num_samples < self.gradient.min_samples:
             raise IncompatibleError(
@@ -106,7 +107,9 @@ class GradientVI(Algorithm):
                 f"baseline is the mean of the others), got num_samples={self.objective.num_samples}."
             )
         if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
-            raise IncompatibleError(f"optimizer is {self.optimizer!r}; needed: an optax optimiser, such as optax.adam(0.01).")
+            raise IncompatibleError(
+                f"optimizer is {self.optimizer!r}; needed: an optax optimiser, such as optax.adam(0.01)."
+            )
 
     def rule(self) -> str:
         end = "after its rate was cut three times" if self.optimizer is None else "with the given optimiser"

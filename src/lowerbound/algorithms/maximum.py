@@ -43,9 +43,7 @@ class Maximum(Algorithm):
             )
 
     def init(self, seed: int, kernel: Kernel, family: Family) -> _State:
-        return _State(
-            Search(kernel, np.random.default_rng(seed), max_steps=self.max_steps, tolerance=self.tolerance)
-        )
+        return _State(Search(kernel, np.random.default_rng(seed), max_steps=self.max_steps, tolerance=self.tolerance))
 
     def step(self, state: _State) -> tuple[_State, Info]:
         search = state.search

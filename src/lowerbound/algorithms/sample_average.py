@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status
-from lowerbound.algorithms.search import End, LimitedInverse, Search, local_elbos
+from lowerbound.algorithms.quasi_newton import LimitedInverse
+from lowerbound.algorithms.search import End, Search, local_elbos
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import Block, BoundProduct, Dense, Family, PointMass
@@ -81,9 +82,14 @@ class SampleAverage(Algorithm):
         parts = family.families if isinstance(family, BoundProduct) else (family,)
         if any(isinstance(f, PointMass) for f in parts):
             raise IncompatibleError("SampleAverage fits distributions, not point masses: use algorithm='maximum'.")
-        widest = max(
-            (len(i) for f, i in zip(family.families, family.indices, strict=True) if isinstance(f, Dense)), default=0
-        ) if isinstance(family, BoundProduct) else model.dimension * isinstance(family, Dense)
+        widest = (
+            max(
+                (len(i) for f, i in zip(family.families, family.indices, strict=True) if isinstance(f, Dense)),
+                default=0,
+            )
+            if isinstance(family, BoundProduct)
+            else model.dimension * isinstance(family, Dense)
+        )
         if 2 * widest > _MAX_DRAWS:
             raise IncompatibleError(
                 f"SampleAverage on a dense Gaussian needs more draws than dimensions ({widest}); use "

@@ -38,36 +38,85 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status
-from lowerbound.algorithms.search import End, Search, local_elbos, root
+from lowerbound.algorithms.quasi_newton import root
+from lowerbound.algorithms.regression import TAU, Iterate, Regression, evaluate
+from lowerbound.algorithms.search import End, Search, local_elbos
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.noise import matched_normals
-from lowerbound.families import Block, BoundProduct, Dense, DenseGaussian, Diagonal, DiagonalGaussian, Family, ProductBlock
-from lowerbound.families.linalg import LOG_2PI
+from lowerbound.families import (
+    Block,
+    BoundProduct,
+    Dense,
+    DenseGaussian,
+    Diagonal,
+    DiagonalGaussian,
+    Family,
+    ProductBlock,
+)
 from lowerbound.kernel import Kernel
 
 #: Up to so many dimensions it is the default.
 DENSE_LIMIT = 1000
-#: Largest factor by which one step may change a variance (in whitened coordinates).
-_TAU = 16.0
 _MAX_DRAWS = 1024
+#: ... and while it is still far from converged.
+_EARLY_DRAWS = 256
 #: Steps on fresh noise at the end, at most.
-_MAX_AVERAGES = 16
+_MAX_AVERAGES = 8
 #: What fixed noise may cost, in nats for every ten dimensions.
 _NOISE_COST = 0.002
-#: Regression residual, relative to the scores, below which they count as affine in the noise.
-_AFFINE = 1e-6
+#: Steps in a row that widen some direction by the largest factor before it counts as flat (4^25 = 1e15).
+_FLAT = 25
+#: Nats by which a mode's ELBO may be lower and it still matters: e^-12 of the mass.
+_MODE_GAP = 12.0
 
 
-@dataclass(frozen=True, eq=False)
-class _Gaussian:
-    """A Gaussian under way, with the scores at its draws."""
+@dataclass(eq=False)
+class _Pace:
+    """The length rho of steps and its limit.
 
-    mean: np.ndarray
-    factor: np.ndarray
-    noise: np.ndarray
-    elbo: float
-    elbo_se: float
-    scores: np.ndarray  # whitened, G = grad log p(z) L
+    rho may grow while steps keep their direction, and is lowered once they circle within the noise's own
+    error.
+    """
+
+    rho: float = 1.0
+    limit: float = 1.0
+    sizes: list[float] = field(default_factory=list)
+    direction: np.ndarray | None = None
+
+    def update(self, factor: np.ndarray, direction: np.ndarray, size: float, cost: float) -> None:
+        """Take note of the next full step: ``direction`` of the mean, ``size`` = sqrt(2 KL)."""
+        along = 0.0
+        if self.direction is not None:
+            a, b = np.linalg.solve(factor, np.stack([direction, self.direction], 1)).T
+            along = a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-300)
+        self.direction = direction
+        self.sizes.append(size)
+        if along > 0.8 and (len(self.sizes) < 2 or size > 0.8 * self.sizes[-2]):
+            self.limit = min(8.0, 1.5 * self.limit)
+        elif self.limit > 1:
+            self.limit = 1.0
+        elif len(self.sizes) >= 5 and size**2 < 8 * cost and size > 0.7 * self.sizes[-5]:
+            self.limit *= 0.5
+            self.sizes.clear()
+        self.rho = min(self.rho, self.limit)
+
+
+@dataclass(eq=False)
+class _Walk:
+    """One Gaussian on its way to a local solution."""
+
+    current: Iterate
+    pace: _Pace = field(default_factory=_Pace)
+    elbos: list[float] = field(default_factory=list)
+    best: float = -np.inf
+    steps: int = 0
+    taken: int = 0
+    grown: int = 0
+    widening: int = 0
+    averages: int = 0
+    averaged: int = 0
+    arrived: bool = False
+    status: Status | None = None
 
 
 @dataclass(eq=False)
@@ -75,25 +124,11 @@ class _State:
     kernel: Kernel
     rng: np.random.Generator
     groups: list[np.ndarray]
+    search: Search
     phase: str = "searching for a start"
-    search: Search | None = None
-    current: _Gaussian | None = None
-    rho: float = 1.0
-    limit: float = 1.0
-    sizes: list[float] = field(default_factory=list)
-    elbos: list[float] = field(default_factory=list)
-    widening: int = 0
-    averages: int = 0
-    averaged: int = 0
-    direction: np.ndarray = field(default_factory=lambda: np.empty(0))
-    best: float = -np.inf
-    steps: int = 0
-    taken: int = 0
-    grown: int = 0
-    status: Status | None = None
-    ends: list[End] = field(default_factory=list)
+    walk: _Walk | None = None
     others: list[Mode] = field(default_factory=list)
-    agreed: tuple[int, int] = (0, 0)
+    status: Status | None = None
 
 
 @dataclass(frozen=True)
@@ -129,336 +164,213 @@ class ScoreRegression(Algorithm):
 
     def init(self, seed: int, kernel: Kernel, family: Family) -> _State:
         p = kernel.dimension
-        if isinstance(family, BoundProduct):
-            groups = [
-                g
-                for f, i in zip(family.families, family.indices, strict=True)
-                for g in ([i] if isinstance(f, Dense) else list(i[:, None]))
-            ]
-        else:
-            groups = [np.arange(p)] if isinstance(family, Dense) else list(np.arange(p)[:, None])
-        state = _State(kernel, np.random.default_rng(seed), groups)
+        parts = (
+            list(zip(family.families, family.indices, strict=True))
+            if isinstance(family, BoundProduct)
+            else [(family, np.arange(p))]
+        )
+        groups = [g for f, i in parts for g in ([i] if isinstance(f, Dense) else list(i[:, None]))]
+        rng = np.random.default_rng(seed)
         # A Gaussian target is recognised at once, whatever its scale.
-        noise = self._noise(state, 1)
-        first = self._evaluate(state, np.zeros(p), np.eye(p), noise)
-        if first is not None and np.isfinite(first.elbo):
-            _, slope, residual = _regress(first)
-            if _affine(first, residual) and np.linalg.eigvalsh(slope)[0] > 0:
-                state.current = first
-        state.search = Search(kernel, state.rng)
+        first = evaluate(kernel, np.zeros(p), np.eye(p), _first_noise(rng, p))
+        state = _State(kernel, rng, groups, Search(kernel, rng))
+        if first is not None:
+            found = Regression(first, groups)
+            if found.affine and found.lowest > 0:
+                state.walk = _Walk(first)
         return state
 
     def step(self, state: _State) -> tuple[_State, Info]:
         if state.phase == "searching for a start":
             self._search(state)
-        elif state.phase == "fitting":
-            self._improve(state)
-        elif state.phase == "averaging":
-            self._average(state)
-        else:
+        elif state.phase == "looking for other modes":
             self._census(state)
-        c = state.current
-        info = Info(
-            state.phase,
-            state.steps,
-            elbo=c.elbo if c else np.nan,
-            elbo_se=c.elbo_se if c else np.nan,
-            status=state.status,
-        )
-        return state, info
+        else:
+            assert state.walk is not None
+            self._advance(state, state.walk)
+            state.status = state.walk.status
+            state.phase = "averaging" if state.walk.averages else "fitting"
+            if state.walk.arrived:
+                state.phase = "looking for other modes"
+        walk = state.walk
+        if walk is None:
+            return state, Info(state.phase, state.search.iteration)
+        return state, Info(state.phase, walk.steps, walk.current.elbo, walk.current.elbo_se, status=state.status)
 
     def output(self, state: _State) -> Block | None:
-        c = state.current
-        if c is None:
-            if state.search is None or not len(state.search.x):
+        if state.walk is None:
+            if not len(state.search.x):
                 return None
             best = max(state.search.ends(), key=lambda e: e.value)
-            return DenseGaussian(best.x, root(self._local(best, state.groups)))
-        p = len(c.mean)
+            return DenseGaussian(best.x, root(_local(best, state.groups)))
+        c = state.walk.current
         if len(state.groups) == 1:
             return DenseGaussian(c.mean, c.factor)
-        if len(state.groups) == p:
-            return DiagonalGaussian(c.mean[np.argsort(np.concatenate(state.groups))], np.diagonal(c.factor).copy())
+        if len(state.groups) == len(c.mean):
+            return DiagonalGaussian(c.mean, np.diagonal(c.factor).copy())
         blocks = tuple(DenseGaussian(c.mean[g], c.factor[np.ix_(g, g)]) for g in state.groups)
         return ProductBlock(blocks, tuple(state.groups))
 
     def modes(self, state: _State) -> list[Mode]:
         return state.others
 
-    # -- phases ----------------------------------------------------------------------------------
+    # -- where to start --------------------------------------------------------------------------
 
     def _search(self, state: _State) -> None:
-        search = state.search
-        assert search is not None
         for _ in range(8):
-            if search.done:
-                break
-            search.step()
-        if not search.done:
-            return
-        state.ends = search.ends()
-        if state.current is None:
-            state.current = self._best_start(state, state.ends)
-        state.phase = "fitting"
+            if not state.search.done:
+                state.search.step()
+        if state.search.done:
+            if state.walk is None:
+                state.walk = self._best_start(state)
+            state.phase = "fitting"
 
-    def _best_start(self, state: _State, ends: list[End]) -> _Gaussian:
-        """The end whose local Gaussian has the highest ELBO, narrowed until the density is finite on it."""
+    def _best_start(self, state: _State) -> _Walk:
+        """The end whose local Gaussian has the highest ELBO."""
         p = state.kernel.dimension
         # Besides the ends of the searches, two Gaussians about the origin: where the density has no mode a
         # search tells little, and a wide start is better than a narrow one.
         wide = [End(np.zeros(p), -np.inf, np.zeros(p), np.diag(np.full(p, v)), False) for v in (1.0, 0.1)]
-        candidates = [replace(e, inverse=self._local(e, state.groups)) for e in ends] + wide
-        best = candidates[int(np.argmax(local_elbos(state.kernel, state.rng, candidates)))]
+        ends = [replace(e, inverse=_local(e, state.groups)) for e in state.search.ends()] + wide
+        best = ends[int(np.argmax(local_elbos(state.kernel, state.rng, ends)))]
         return self._settle(state, best.x, root(best.inverse))
 
-    @staticmethod
-    def _local(end: End, groups: list[np.ndarray]) -> np.ndarray:
-        """The covariance that an end stands for, with each group's block of its precision."""
-        full = end.inverse if end.inverse.ndim == 2 else np.diag(end.inverse)
-        if len(groups) == 1:
-            return full
-        precision = np.linalg.pinv(full, hermitian=True)
-        out = np.zeros_like(full)
-        for g in groups:
-            out[np.ix_(g, g)] = np.linalg.inv(precision[np.ix_(g, g)])
-        return out
-
-    def _settle(self, state: _State, mean: np.ndarray, factor: np.ndarray) -> _Gaussian:
-        noise = self._noise(state, 1)
+    def _settle(self, state: _State, mean: np.ndarray, factor: np.ndarray) -> _Walk:
+        """A walk from N(mean, factor factor'), narrowed until the density is finite on it."""
+        noise = _first_noise(state.rng, len(mean))
         for shrink in range(40):
-            found = self._evaluate(state, mean, factor * 0.5**shrink, noise)
-            if found is not None and np.isfinite(found.elbo):
-                return found
-        # Not finite even in a tiny neighbourhood: keep the point, and let the loop say so.
-        state.status = Status.NOT_FINITE
-        p = len(mean)
-        return _Gaussian(mean, factor * 0.5**40, noise, -np.inf, np.nan, np.zeros((len(noise), p)))
+            found = evaluate(state.kernel, mean, factor * 0.5**shrink, noise)
+            if found is not None:
+                return _Walk(found)
+        # Not finite even in a tiny neighbourhood: keep the point, and say so.
+        nowhere = Iterate(mean, factor * 0.5**40, noise, -np.inf, np.nan, np.zeros_like(noise))
+        return _Walk(nowhere, status=Status.NOT_FINITE)
 
-    def _improve(self, state: _State) -> None:
-        c = state.current
-        assert c is not None
-        if state.status is not None:
+    # -- one step ----------------------------------------------------------------------------------
+
+    def _advance(self, state: _State, walk: _Walk) -> None:
+        if walk.status is not None or walk.arrived:
             return
-        state.steps += 1
-        gradient, slope, residual = _regress(c)
-        affine = _affine(c, residual)
-        limit = 1e12 if affine else _TAU
-        w, v = np.linalg.eigh(slope)
-        w = np.clip(w, 1 / limit, limit)
-        size = _step_size(gradient, w, v, slope, state.groups)
-        cost = _noise_cost(c, residual)
-        self._pace(state, c.factor @ (v @ ((v.T @ gradient) / w)), size, cost)
-        settled = min(1.0, state.limit) * size
-        if settled < self.tolerance and (not affine or size < 1e-9 or state.taken >= 3):
-            if not self._grow(state, cost):
-                self._finish(state, cost)
+        if walk.averages:
+            self._average(state, walk)
             return
-        if state.steps >= self.max_steps:
-            state.status = Status.MAX_STEPS
+        c = walk.current
+        walk.steps += 1
+        found = Regression(c, state.groups)
+        size, cost = found.size, found.noise_cost
+        walk.pace.update(c.factor, c.factor @ found.move, size, cost)
+        settled = min(1.0, walk.pace.limit) * size
+        if settled < self.tolerance and (not found.affine or size < 1e-9 or walk.taken >= 3):
+            self._arrive(state, walk, cost)
             return
-        state.elbos.append(c.elbo)
-        if len(state.elbos) > 3 and c.elbo - state.elbos[-4] < cost and self._grow(state, cost):
+        if walk.steps >= self.max_steps:
+            walk.status = Status.MAX_STEPS
+            return
+        walk.elbos.append(c.elbo)
+        if len(walk.elbos) > 3 and c.elbo - walk.elbos[-4] < cost and self._grow(state, walk, cost, _EARLY_DRAWS):
             return  # what is gained now is less than what this noise costs
-        state.best = max(state.best, c.elbo)
-        floor = state.best - (min(0.5 * cost, 0.05) if size**2 < 8 * cost else 0.0)
-        while True:
-            proposal = self._propose(state, c, gradient, slope, w, v, limit, affine)
-            if proposal is not None and proposal.elbo >= floor - 1e-10 * abs(c.elbo):
-                state.current = proposal
-                state.taken += 1
-                state.rho = min(state.limit, 2 * state.rho)
-                self._watch_flat(state, w)
+        walk.best = max(walk.best, c.elbo)
+        near = size**2 < 8 * cost  # within the noise's own error
+        floor = walk.best - (min(0.5 * cost, 0.05) if near else 0.0) - 1e-10 * abs(c.elbo)
+        while walk.pace.rho > 1e-6:
+            proposal = found.propose(state.kernel, walk.pace.rho)
+            if proposal is not None and proposal.elbo >= floor:
+                walk.current = proposal
+                walk.taken += 1
+                walk.pace.rho = min(walk.pace.limit, 2 * walk.pace.rho)
+                walk.widening = walk.widening + 1 if found.w[0] <= 1.01 / TAU else 0
+                if walk.widening >= _FLAT:
+                    walk.status = Status.FLAT
                 return
-            state.rho *= 0.4
-            if state.rho < 1e-6:
-                # No step of any size helps on this noise: within the noise's own error that is convergence.
-                if size < 10 * self.tolerance or size**2 < 8 * cost:
-                    if not self._grow(state, cost):
-                        self._finish(state, cost)
-                else:
-                    state.status = Status.STALLED
-                return
-
-    def _propose(self, state, c, gradient, slope, w, v, limit, affine) -> _Gaussian | None:
-        rho = state.rho
-        move = rho * (v @ ((v.T @ gradient) / w))
-        norm, cap = np.linalg.norm(move), 3 * np.sqrt(len(move))
-        if norm > cap and not affine:
-            move *= cap / norm
-        mean = c.mean + c.factor @ move
-        if len(state.groups) == 1:
-            factor = _lower(c.factor @ (v * w ** (-rho / 2)))
-        elif len(state.groups) == len(mean):
-            factor = np.diag(np.diagonal(c.factor) * np.clip(np.diagonal(slope), 1 / limit, limit) ** (-rho / 2))
+            walk.pace.rho *= 0.4
+        # No step of any size helps on this noise: within the noise's own error that is convergence.
+        if size < 10 * self.tolerance or near:
+            self._arrive(state, walk, cost)
         else:
-            factor = np.zeros_like(c.factor)
-            for g in state.groups:
-                wg, vg = np.linalg.eigh(slope[np.ix_(g, g)])
-                factor[np.ix_(g, g)] = _lower(c.factor[np.ix_(g, g)] @ (vg * np.clip(wg, 1 / limit, limit) ** (-rho / 2)))
-        return self._evaluate(state, mean, factor, c.noise)
+            walk.status = Status.STALLED
 
-    def _pace(self, state: _State, direction: np.ndarray, size: float, cost: float) -> None:
-        """Let rho grow while steps keep their direction; lower it once they circle within the noise's error."""
-        w = np.linalg.solve(state.current.factor, np.stack([direction, state.direction], 1)) if state.direction.size else None
-        along = 0.0 if w is None else w[:, 0] @ w[:, 1] / max(np.linalg.norm(w[:, 0]) * np.linalg.norm(w[:, 1]), 1e-300)
-        state.direction = direction
-        state.sizes.append(size)
-        if along > 0.8 and size > 0.8 * (state.sizes[-2] if len(state.sizes) > 1 else size):
-            state.limit = min(8.0, 1.5 * state.limit)
-        elif state.limit > 1:
-            state.limit = 1.0
-        elif len(state.sizes) >= 5 and size**2 < 8 * cost and size > 0.7 * state.sizes[-5]:
-            state.limit *= 0.5
-            state.sizes.clear()
-        state.rho = min(state.rho, state.limit)
+    def _arrive(self, state: _State, walk: _Walk, cost: float) -> None:
+        """Converged on this noise: go on with more of it, or average, if it costs too much."""
+        if self._grow(state, walk, cost):
+            return
+        allowed = _allowed(state.kernel.dimension)
+        walk.averages = 0 if cost <= allowed else int(min(_MAX_AVERAGES, np.ceil(cost / allowed)))
+        walk.arrived = walk.averages == 0
 
-    def _grow(self, state: _State, cost: float) -> bool:
+    def _grow(self, state: _State, walk: _Walk, cost: float, most: int = _MAX_DRAWS) -> bool:
         """More noise, if what the fixed noise costs is too much. True if it was done."""
-        c = state.current
-        assert c is not None
-        m, p = c.noise.shape
-        allowed = _NOISE_COST * max(1.0, p / 10)
-        if cost <= allowed or 2 * m > max(_MAX_DRAWS, 4 * p) or state.grown >= 3:
+        m, p = walk.current.noise.shape
+        allowed = _allowed(p)
+        if cost <= allowed or 2 * m > max(most, 4 * p) or walk.grown >= 3:
             return False
-        state.grown += 1
-        factor = 4 if cost > 2 * allowed and 4 * m <= _MAX_DRAWS else 2
-        bigger = self._evaluate(state, c.mean, c.factor, matched_normals(state.rng, factor * m, p))
-        if bigger is None or not np.isfinite(bigger.elbo):
+        walk.grown += 1
+        factor = 4 if cost > 2 * allowed and 4 * m <= most else 2
+        bigger = evaluate(
+            state.kernel, walk.current.mean, walk.current.factor, matched_normals(state.rng, factor * m, p)
+        )
+        if bigger is None:
             return False
-        state.current = bigger
-        state.limit = state.rho = 1.0
-        state.best = -np.inf
-        state.sizes.clear()
-        state.elbos.clear()
+        walk.current, walk.best = bigger, -np.inf
+        walk.elbos.clear()
+        walk.pace = _Pace(direction=walk.pace.direction)
         return True
 
-    def _watch_flat(self, state: _State, w: np.ndarray) -> None:
-        """A direction that widens at the limit step after step has no end."""
-        state.widening = state.widening + 1 if w[0] <= 1.01 / _TAU else 0
-        if state.widening >= 25:
-            state.status = Status.FLAT
-
-    def _finish(self, state: _State, cost: float) -> None:
-        """Converged on this noise; average over more of it if it cost too much, then look at other modes."""
-        allowed = _NOISE_COST * max(1.0, state.kernel.dimension / 10)
-        state.averages = 0 if cost <= allowed else int(min(_MAX_AVERAGES, np.ceil(cost / allowed)))
-        state.phase = "averaging" if state.averages else "looking for other modes"
-
-    def _average(self, state: _State) -> None:
+    def _average(self, state: _State, walk: _Walk) -> None:
         """One step on fresh noise, of rho = 1 / (k + 1): after k of them q is the average over k + 1 noises."""
-        c = state.current
-        assert c is not None
-        state.averaged += 1
-        fresh = self._evaluate(state, c.mean, c.factor, matched_normals(state.rng, *c.noise.shape))
+        c = walk.current
+        walk.averaged += 1
+        fresh = evaluate(state.kernel, c.mean, c.factor, matched_normals(state.rng, *c.noise.shape))
+        last = walk.averaged > walk.averages
         if fresh is not None:
-            state.current = fresh
-            if state.averaged <= state.averages:
-                gradient, slope, _ = _regress(fresh)
-                w, v = np.linalg.eigh(slope)
-                w = np.clip(w, 1 / _TAU, _TAU)
-                state.rho = 1 / (state.averaged + 1)
-                state.current = self._propose(state, fresh, gradient, slope, w, v, _TAU, False) or fresh
-        if state.averaged > state.averages:
-            state.phase = "looking for other modes"
+            step = None if last else Regression(fresh, state.groups).propose(state.kernel, 1 / (walk.averaged + 1))
+            walk.current = step or fresh
+        walk.arrived = last
+
+    # -- other modes -------------------------------------------------------------------------------
 
     def _census(self, state: _State) -> None:
-        """Fit each distinct, plausible other end for a few steps; keep those that stay distinct."""
-        c = state.current
-        assert c is not None
-        apart = [e for e in state.ends if e.converged and not _same(c.mean, c.factor, e.x)]
-        converged = sum(e.converged for e in state.ends)
-        state.agreed = (converged - len(apart), len(state.ends))
-        others: list[_Gaussian] = []
-        best = c.elbo
-        for e in apart:
-            if len(others) >= 4 or any(_same(o.mean, o.factor, e.x) for o in others):
+        """Walk from each distinct, plausible other end; keep the solutions that stay distinct."""
+        assert state.walk is not None
+        found = [state.walk.current]
+        p = state.kernel.dimension
+        for e in state.search.ends():
+            if len(found) >= 5 or not e.converged or any(f.holds(e.x) for f in found):
                 continue
-            factor = root(self._local(e, state.groups))
-            if e.value + np.log(np.abs(np.diagonal(factor))).sum() < best - 30 - c.noise.shape[1]:
+            factor = root(_local(e, state.groups))
+            if e.value + np.log(np.abs(np.diagonal(factor))).sum() < found[0].elbo - 30 - p:
                 continue
-            trial = replace_state(state, self._settle(state, e.x, factor))
+            walk = self._settle(state, e.x, factor)
             for _ in range(25):
-                self._improve(trial)
-                if trial.phase != "fitting" or trial.status is not None:
+                self._advance(state, walk)
+                if walk.arrived or walk.averages or walk.status is not None:
                     break
-            t = trial.current
-            assert t is not None
-            arrived = trial.phase != "fitting"
-            same = any(_same(o.mean, o.factor, t.mean) for o in [c, *others])
-            if arrived and np.isfinite(t.elbo) and not same:
-                others.append(t)
-        everything = sorted([c, *others], key=lambda g: -g.elbo)
-        state.current = everything[0]
+            arrived = walk.arrived or walk.averages > 0
+            if arrived and not any(f.holds(walk.current.mean) for f in found):
+                found.append(walk.current)
+        found.sort(key=lambda g: -g.elbo)
+        state.walk.current = found[0]
         state.others = [
-            Mode(g.mean, g.factor @ g.factor.T, g.elbo)
-            for g in everything[1:]
-            if g.elbo > everything[0].elbo - 12
+            Mode(g.mean, g.factor @ g.factor.T, g.elbo) for g in found[1:] if g.elbo > found[0].elbo - _MODE_GAP
         ]
         state.status = Status.CONVERGED
 
-    # -- pieces ----------------------------------------------------------------------------------
 
-    def _noise(self, state: _State, times: int) -> np.ndarray:
-        p = state.kernel.dimension
-        return matched_normals(state.rng, times * 64 * int(np.ceil(2 * p / 64)), p)
-
-    def _evaluate(self, state: _State, mean, factor, noise) -> _Gaussian | None:
-        with np.errstate(all="ignore"):
-            z = mean + noise @ factor.T
-            if not np.isfinite(z).all():
-                return None
-            value, score = state.kernel(z)
-            whitened = score @ factor
-            log_det = np.log(np.abs(np.diagonal(factor))).sum()
-            if not (np.isfinite(value).all() and np.isfinite(whitened).all() and np.isfinite(log_det)):
-                return None
-            entropy = log_det + 0.5 * len(mean) * (1 + LOG_2PI)
-            # log p - log q per draw, whose spread is the error of the mean
-            weight = value + 0.5 * (noise**2).sum(1)
-            se = weight.std() / np.sqrt(len(value))
-            return _Gaussian(mean, factor, noise, value.mean() + entropy, se, whitened)
+def _first_noise(rng: np.random.Generator, p: int) -> np.ndarray:
+    """The fewest draws, in whole batches of 64, whose second moments can be made exact."""
+    return matched_normals(rng, 64 * int(np.ceil(2 * p / 64)), p)
 
 
-def replace_state(state: _State, start: _Gaussian) -> _State:
-    """A state of its own for another mode, sharing kernel and random numbers."""
-    return replace(state, current=start, phase="fitting", rho=1.0, limit=1.0, sizes=[], elbos=[], widening=0, averages=0, averaged=0, direction=np.empty(0), best=-np.inf, steps=0, taken=0, grown=0, status=None)
+def _allowed(p: int) -> float:
+    return _NOISE_COST * max(1.0, p / 10)
 
 
-def _regress(c: _Gaussian) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean whitened score, slope A = -sym(E'G/M) and residual G - gb + E A."""
-    gradient = c.scores.mean(0)
-    slope = -(c.noise.T @ c.scores) / len(c.noise)
-    slope = 0.5 * (slope + slope.T)
-    return gradient, slope, c.scores - gradient + c.noise @ slope
-
-
-def _noise_cost(c: _Gaussian, residual: np.ndarray) -> float:
-    """KL, in nats, between the optimum on this noise and the optimum."""
-    m, r2 = len(c.noise), residual**2
-    return float(0.5 * r2.sum() / m**2 + 0.25 * ((c.noise**2).T @ r2).sum() / m**2)
-
-
-def _affine(c: _Gaussian, residual: np.ndarray) -> bool:
-    return bool(np.linalg.norm(residual) <= _AFFINE * np.linalg.norm(c.scores - c.scores.mean(0)))
-
-
-def _step_size(gradient, w, v, slope, groups) -> float:
-    """sqrt(2 KL) between q and where a full step would take it."""
-    move = (v.T @ gradient) / w
+def _local(end: End, groups: list[np.ndarray]) -> np.ndarray:
+    """The covariance that an end stands for, with each group's block of its precision."""
+    full = end.inverse if end.inverse.ndim == 2 else np.diag(end.inverse)
     if len(groups) == 1:
-        spread = np.log(w)
-    else:
-        spread = np.concatenate([np.log(np.clip(np.linalg.eigvalsh(slope[np.ix_(g, g)]), 1e-6, None)) for g in groups])
-    return float(np.sqrt((move**2).sum() + 0.5 * (spread**2).sum()))
-
-
-def _lower(matrix: np.ndarray) -> np.ndarray:
-    """The lower triangular L with L L' = matrix matrix', by QR, without squaring the condition number."""
-    r = np.linalg.qr(matrix.T, mode="r").T
-    return r * np.where(np.diagonal(r) < 0, -1.0, 1.0)
-
-
-def _same(mean: np.ndarray, factor: np.ndarray, x: np.ndarray) -> bool:
-    """Whether x lies within the bulk of N(mean, factor factor')."""
-    d = np.linalg.solve(factor, x - mean)
-    return bool((d**2).sum() < 9 + 3 * len(d))
+        return full
+    precision = np.linalg.pinv(full, hermitian=True)
+    out = np.zeros_like(full)
+    for g in groups:
+        out[np.ix_(g, g)] = np.linalg.inv(precision[np.ix_(g, g)])
+    return out

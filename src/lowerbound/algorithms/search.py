@@ -21,12 +21,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lowerbound.algorithms.quasi_newton import DenseInverse, LimitedInverse, root
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.kernel import Kernel
 
 STARTS = 8
 DENSE_SEARCH = 500
-_MEMORY = 12
 #: Step sizes tried at once, in units of the quasi-Newton step.
 _TRIALS = np.array([1.0, 0.5, 0.2, 0.05, 2.0, 5.0, 0.005, 20.0])
 #: ... and of the gradient step, for the first move: from tiny to long, in units of 10 / |g|.
@@ -81,7 +81,7 @@ class Search:
         t = len(_TRIALS)
         directions = np.empty((len(rows), self.x.shape[1]))
         steps = np.empty((len(rows), t))
-        for j, i in enumerate(rows):
+        for j, i in enumerate(map(int, rows)):
             g = self.gradient[i]
             if self.curvature[i].empty:
                 directions[j], steps[j] = g, _FIRST / max(np.linalg.norm(g), 1e-300)
@@ -100,16 +100,12 @@ class Search:
         usable = np.isfinite(value) & np.isfinite(gradient).all(-1)
         value = np.where(usable, value, -np.inf)
         best = value.argmax(1)
-        for j, i in enumerate(rows):
+        for j, i in enumerate(map(int, rows)):
             if self.open[i]:
                 self._move(i, trial[j, best[j]], value[j, best[j]], gradient[j, best[j]])
         self.iteration += 1
-        if self.iteration >= self.max_steps:
-            for i in np.flatnonzero(self.open):
-                self._close(i, False)
-        # Once some have arrived, the rest have as long again: a start far out in a tail may never arrive.
-        elif self.converged.any() and self.iteration >= self._deadline():
-            for i in np.flatnonzero(self.open):
+        if self.iteration >= self.max_steps or (self.converged.any() and self.iteration >= self._deadline()):
+            for i in map(int, np.flatnonzero(self.open)):
                 self._close(i, False)
 
     def _deadline(self) -> int:
@@ -158,91 +154,6 @@ class Search:
 _MILESTONES = {1, 2, 3, 5, 7, 10, 14, 20, 28, 40, 56, 80, 112, 160}
 
 
-class DenseInverse:
-    """BFGS: a dense inverse of the negative Hessian, for a function being maximised."""
-
-    def __init__(self, p: int):
-        self.p = p
-        self.reset()
-
-    def reset(self) -> None:
-        self.h = np.eye(self.p)
-        self.empty = True
-        self.updates = 0
-
-    def times(self, g: np.ndarray) -> np.ndarray:
-        return self.h @ g
-
-    def snapshot(self) -> np.ndarray:
-        return self.h.copy()
-
-    def update(self, s: np.ndarray, y: np.ndarray) -> None:
-        """Secant pair: ``s`` the move, ``y`` minus the change of the gradient. Skipped unless s'y > 0."""
-        sy = s @ y
-        if not (np.isfinite(sy) and sy > 1e-12 * np.linalg.norm(s) * np.linalg.norm(y)):
-            return
-        if self.empty:
-            self.h = np.diag(first_diagonal(s, y))
-            self.empty = False
-        hy = self.h @ y
-        # H+ = (I - s y'/s'y) H (I - y s'/s'y) + s s'/s'y, multiplied out.
-        self.h += np.outer(s, s) * ((sy + y @ hy) / sy**2) - (np.outer(hy, s) + np.outer(s, hy)) / sy
-        self.updates += 1
-
-
-class LimitedInverse:
-    """L-BFGS: the last secant pairs; ``snapshot`` gives the diagonal it starts from."""
-
-    def __init__(self, p: int):
-        self.p = p
-        self.reset()
-
-    def reset(self) -> None:
-        self.pairs: list[tuple[np.ndarray, np.ndarray, float]] = []
-        self.diagonal = np.ones(self.p)
-        self.empty = True
-        self.updates = 0
-
-    def times(self, g: np.ndarray) -> np.ndarray:
-        q, a = g.copy(), []
-        for s, y, sy in reversed(self.pairs):
-            a.append((s @ q) / sy)
-            q -= a[-1] * y
-        q *= self.diagonal
-        for (s, y, sy), c in zip(self.pairs, reversed(a), strict=True):
-            q += s * (c - (y @ q) / sy)
-        return q
-
-    def snapshot(self) -> np.ndarray:
-        return self.diagonal.copy()
-
-    def update(self, s: np.ndarray, y: np.ndarray) -> None:
-        sy = s @ y
-        if not (np.isfinite(sy) and sy > 1e-12 * np.linalg.norm(s) * np.linalg.norm(y)):
-            return
-        self.diagonal = first_diagonal(s, y) if self.empty else next_diagonal(self.diagonal, s, y)
-        self.pairs = [*self.pairs[1 - _MEMORY :], (s, y, sy)]
-        self.empty = False
-        self.updates += 1
-
-
-def first_diagonal(s: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The inverse curvature per coordinate that one secant pair suggests.
-
-    Coordinates that moved have y_i / s_i; it is kept within 1e-12..1e12 of the overall s'y / y'y.
-    """
-    overall = (s @ y) / (y @ y)
-    return next_diagonal(np.full(len(s), overall), s, y)
-
-
-def next_diagonal(a: np.ndarray, s: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Diagonal quasi-Newton update (Gilbert & Lemarechal 1989; equation in Zhang et al. 2022, Alg. 3)."""
-    sy, yay, sas = s @ y, y @ (a * y), s @ (s / a)
-    inverse = yay / (sy * a) + y * y / sy - yay * s * s / (sy * sas * a * a)
-    new = 1 / np.where(inverse > 0, inverse, np.nan)
-    return np.where(np.isfinite(new) & (new > 0), new, a)
-
-
 def local_elbos(kernel: Kernel, rng: np.random.Generator, ends: list[End], draws: int = 8) -> np.ndarray:
     """ELBOs, up to a constant, of the Gaussians that the ends stand for; minus infinity where not finite."""
     noise = matched_normals(rng, draws, kernel.dimension)
@@ -255,21 +166,6 @@ def local_elbos(kernel: Kernel, rng: np.random.Generator, ends: list[End], draws
         if np.isfinite(value).all() and np.isfinite(log_det):
             out[i] = value.mean() + log_det
     return out
-
-
-def root(h: np.ndarray) -> np.ndarray:
-    """A lower triangular square root of a covariance; survives one that has lost definiteness."""
-    if h.ndim == 1:
-        return np.sqrt(h)
-    h = 0.5 * (h + h.T)
-    d = np.sqrt(np.maximum(np.diagonal(h), 1e-300))
-    try:
-        return d[:, None] * np.linalg.cholesky(h / np.outer(d, d))
-    except np.linalg.LinAlgError:
-        w, v = np.linalg.eigh(np.nan_to_num(h / np.outer(d, d)))
-        half = v * np.sqrt(np.clip(w, 1e-10 * max(w.max(), 1e-10), None))
-        r = np.linalg.qr(half.T, mode="r").T
-        return d[:, None] * (r * np.sign(np.diagonal(r)))
 
 
 def starting_points(kernel: Kernel, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

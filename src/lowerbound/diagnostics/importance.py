@@ -27,7 +27,7 @@ import numpy as np
 from scipy.special import gammaln, logsumexp
 
 from lowerbound.algorithms.base import Mode
-from lowerbound.algorithms.search import root
+from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.pareto import effective_size, smooth
 from lowerbound.expectations.noise import stratified_normals, student_scales
 from lowerbound.families import Block, DenseGaussian, GaussianBlock
@@ -109,7 +109,8 @@ class _Component:
         if self.degrees is None:
             return np.asarray(self.block.transform(noise))
         z = np.asarray(self.block.transform(noise))
-        return self.block.mean + (z - self.block.mean) * student_scales(rng, n, self.degrees)[:, None]
+        mean = np.asarray(self.block.mean)
+        return mean + (z - mean) * student_scales(rng, n, self.degrees)[:, None]
 
     def log_prob(self, x: np.ndarray) -> np.ndarray:
         if self.degrees is None:
@@ -303,5 +304,3 @@ def student_mixture(
         scatter = (raw + prior * pooled) / (mass + prior)[:, None, None]
         scatter += 1e-9 * np.trace(pooled) / p * np.eye(p)
     return [DenseGaussian(mean + factor @ centres[j], root(factor @ scatter[j] @ factor.T)) for j in range(k)], share
-
-

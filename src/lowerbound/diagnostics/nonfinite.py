@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from numpyro.distributions import biject_to
+from numpyro.distributions.distribution import validation_enabled
 
 from lowerbound.algorithms.search import far_points
 from lowerbound.errors import ModelError, NotFiniteError
@@ -22,9 +23,11 @@ from lowerbound.precision import float64
 def explain(model: Model, x: np.ndarray) -> list[str]:
     """What is not finite at the unconstrained point ``x [p]``, one sentence each; empty if all is."""
     found: list[str] = []
-    with float64(), np.errstate(all="ignore"):
+    # (NumPyro's own check of parameters would stop at the first, and with less to say.)
+    with float64(), np.errstate(all="ignore"), validation_enabled(False):
         if not np.isfinite(x).all():
-            return [f"the point itself is not finite in site(s) {', '.join(model.sites_of(np.flatnonzero(~np.isfinite(x))))}"]
+            where = model.sites_of(np.flatnonzero(~np.isfinite(x)))
+            return [f"the point itself is not finite in site(s) {', '.join(where)}"]
         evaluation = model.evaluate(model.unflatten(jax.numpy.asarray(x)), model.arguments, False)
         for name, site in model.sites.items():
             value = np.asarray(evaluation.values.get(name, 0.0))
@@ -41,7 +44,9 @@ def explain(model: Model, x: np.ndarray) -> list[str]:
                 if f.distribution is None:
                     found.append(f"the log density is {_first(lp)}")
                 else:
-                    found.append(f"{kind} {f.site!r} ({what}): log probability is {_first(lp)}{_parameters(f.distribution, lp)}")
+                    found.append(
+                        f"{kind} {f.site!r} ({what}): log probability is {_first(lp)}{_parameters(f.distribution, lp)}"
+                    )
     return found
 
 
@@ -50,8 +55,10 @@ def _first(value: np.ndarray) -> str:
     if value.ndim == 0:
         return str(value)
     where = tuple(int(i) for i in np.argwhere(bad)[0])
-    return f"{value[where]} in row {where[0]}" + (f" (index {list(where)})" if len(where) > 1 else "") + (
-        f", {int(bad.sum())} of {value.size} in all" if value.size > 1 else ""
+    return (
+        f"{value[where]} in row {where[0]}"
+        + (f" (index {list(where)})" if len(where) > 1 else "")
+        + (f", {int(bad.sum())} of {value.size} in all" if value.size > 1 else "")
     )
 
 
@@ -69,7 +76,7 @@ def _parameters(distribution: Any, lp: np.ndarray) -> str:
         try:
             array = np.broadcast_to(np.asarray(value), lp.shape) if np.ndim(value) <= lp.ndim else None
             if array is not None:
-                out.append(f"{name} = {float(array[row]):.6g}")
+                out.append(f"{name} = {float(array[row]) + 0.0:.6g}")  # (no -0)
         except (TypeError, ValueError):
             continue
     return f", with {', '.join(out)} there" if out else ""
@@ -99,8 +106,8 @@ def check_starts(kernel: Kernel, x: np.ndarray) -> None:
         )
     if not gradient[finite].any():
         raise ModelError(
-            f"the log density of {model.name!r} has no gradient with respect to {', '.join(model.sites)}: it is zero at "
-            "every starting point. Does the density use the latents, and only through differentiable functions "
+            f"the log density of {model.name!r} has no gradient with respect to {', '.join(model.sites)}: it is zero "
+            "at every starting point. Does the density use the latents, and only through differentiable functions "
             "(not rounding, comparison, or jax.lax.stop_gradient)?"
         )
 

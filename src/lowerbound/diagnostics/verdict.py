@@ -114,9 +114,11 @@ def judge(
     reasons.append(status.sentence + (f" ({rule})" if status is Status.CONVERGED and rule else ""))
     if fatal or w.bad > 0.01:
         verdict = VerdictStatus.NOT_TRUSTED
-        sentence = "This posterior is not an answer: " + (
-            status.sentence if fatal else f"the log density is not finite at {w.bad:.0%} of q's draws"
-        ) + "."
+        sentence = (
+            "This posterior is not an answer: "
+            + (status.sentence if fatal else f"the log density is not finite at {w.bad:.0%} of q's draws")
+            + "."
+        )
         if status is Status.FLAT:
             parameters = tuple(shift.flat)
             next_step = (
@@ -125,7 +127,9 @@ def judge(
         elif status is Status.INTERRUPTED:
             next_step = "run the fit to its end."
         else:
-            next_step = "look for a prior or a transform that overflows; lowerbound names the site when no start is finite."
+            next_step = (
+                "look for a prior or a transform that overflows; lowerbound names the site when no start is finite."
+            )
     elif (
         status.converged
         and gap.value - 2 * min(gap.se, GAP) < GAP
@@ -159,10 +163,13 @@ def judge(
             "or check these parameters with MCMC."
         )
     if np.isfinite(w.elbo):
-        reasons.append(f"ELBO {Estimate(w.elbo, w.elbo_se)}, estimated gap KL(q||p) = {max(gap.value, 0):.3g} ± {gap.se:.2g} nats")
+        reasons.append(
+            f"ELBO {Estimate(w.elbo, w.elbo_se)}, estimated gap KL(q||p) = {max(gap.value, 0):.3g} ± {gap.se:.2g} nats"
+        )
         reasons.append(f"{k_text}, {w.effective:.0f} effective of {len(w.draws)} weighted draws")
     if modes:
-        reasons.append(f"{len(modes)} other mode(s) found, their ELBO lower by {', '.join(f'{w.elbo - m.elbo:.1f}' for m in modes)} nats")
+        lower = ", ".join(f"{w.elbo - m.elbo:.1f}" for m in modes)
+        reasons.append(f"{len(modes)} other mode(s) found, their ELBO lower by {lower} nats")
     if moved:
         reasons.append("weighting moves " + ", ".join(moved[:6]) + (" and others" if len(moved) > 6 else ""))
     return Verdict(

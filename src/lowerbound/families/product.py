@@ -124,7 +124,9 @@ class Product(Family):
             groups.append((family, names))
         rest = [n for n in model.sites if n not in seen]
         if rest and ... not in self.blocks:
-            raise IncompatibleError(f"Product: sites {rest} are in no block. Add them, or a block for `...` (the rest).")
+            raise IncompatibleError(
+                f"Product: sites {rest} are in no block. Add them, or a block for `...` (the rest)."
+            )
         if rest:
             groups.append((self.blocks[...], rest))
         coordinates = [
@@ -147,7 +149,9 @@ class Product(Family):
 
     @staticmethod
     def _unbound() -> IncompatibleError:
-        return IncompatibleError("Product names sites, and has no dimension until it meets a model: call .bind(model) first.")
+        return IncompatibleError(
+            "Product names sites, and has no dimension until it meets a model: call .bind(model) first."
+        )
 
 
 @dataclass(frozen=True, eq=False)

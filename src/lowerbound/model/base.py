@@ -194,7 +194,9 @@ def place(sites: Mapping[str, Site]) -> dict[str, Site]:
     out, start = {}, 0
     for name, s in sites.items():
         if not all(isinstance(i, (int, np.integer)) and i > 0 for i in s.shape):
-            raise ModelError(f"site {name!r} has shape {tuple(s.shape)}; needed: positive whole numbers, or () for a scalar.")
+            raise ModelError(
+                f"site {name!r} has shape {tuple(s.shape)}; needed: positive whole numbers, or () for a scalar."
+            )
         try:
             if "complex" in str(s.support).lower():
                 raise NotImplementedError
@@ -220,7 +222,9 @@ def place(sites: Mapping[str, Site]) -> dict[str, Site]:
                 shape = tuple(int(i) for i in transform.inverse_shape(tuple(s.shape)))
                 back = tuple(int(i) for i in transform.forward_shape(shape))
         except ValueError as e:
-            raise ModelError(f"site {name!r} has shape {tuple(s.shape)}, which its support {s.support} does not admit: {e}.") from e
+            raise ModelError(
+                f"site {name!r} has shape {tuple(s.shape)}, which its support {s.support} does not admit: {e}."
+            ) from e
         if back != tuple(s.shape):
             raise ModelError(
                 f"site {name!r} has shape {tuple(s.shape)}, which its support {s.support} does not admit "

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from lowerbound.errors import DataError, LowerboundError, ModelError
 from lowerbound.model.base import abstract
@@ -57,7 +58,9 @@ class Data:
         for i, (path, leaf) in enumerate(paths):
             if not _is_array(leaf):
                 continue
-            name = "".join(str(getattr(p, "key", getattr(p, "idx", p))) if j == 0 else str(p) for j, p in enumerate(path))
+            name = "".join(
+                str(getattr(p, "key", getattr(p, "idx", p))) if j == 0 else str(p) for j, p in enumerate(path)
+            )
             self._where.append(i)
             self.arrays.append(check_array(name, leaf))
             self.array_names.append(name)
@@ -100,7 +103,7 @@ def _sequence(value: Any) -> Any:
 
 def check_array(name: str, value: Any) -> np.ndarray:
     """The array as float64, integer or boolean NumPy, or a :class:`DataError` that names it."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         raise DataError(
             f"data {name!r} is being traced by JAX. A fit searches, compiles and decides: call it outside of jax.jit, "
             "jax.vmap and jax.grad."

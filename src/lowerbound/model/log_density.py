@@ -116,7 +116,9 @@ def _calling_convention(fn: Callable, sites: list[str], data: list[str]) -> Call
     named = {n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     positional = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    required = {n for n, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    required = {
+        n for n, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
 
     def check(rest: set[str]) -> None:
         unknown = [n for n in data if n not in rest and not anything]
@@ -151,5 +153,3 @@ def _calling_convention(fn: Callable, sites: list[str], data: list[str]) -> Call
         return lambda values, d: fn(values, d)
     check(named - {positional[0]})
     return lambda values, d: fn(values, **d)
-
-

@@ -17,8 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import numpyro.distributions
+from jax.core import Tracer
 from numpyro import handlers
 from numpyro.distributions import biject_to
+from numpyro.primitives import Messenger
 
 from lowerbound.errors import DataError, ModelError
 from lowerbound.model.base import Evaluation, Factor, Model, Site, is_real, place
@@ -31,7 +34,7 @@ _UNCONSTRAINED = "_lowerbound_unconstrained_"
 _one_at_a_time = threading.RLock()
 
 
-class _FullPlates(numpyro.primitives.Messenger):
+class _FullPlates(Messenger):
     """Run every plate over all of its rows."""
 
     def process_message(self, msg: Any) -> None:
@@ -82,7 +85,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                 )
             elif site["type"] == "sample" and site["is_observed"]:
                 value = site["value"]
-                known_value = known.get(id(value)) if isinstance(value, jax.core.Tracer) else value
+                known_value = known.get(id(value)) if isinstance(value, Tracer) else value
                 if known_value is not None:
                     _check_support(name, site["fn"], known_value)
                 _check_shape(name, site)
@@ -91,7 +94,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                 support = site["fn"].support
                 plates = tuple(f.name for f in site["cond_indep_stack"])
                 # A support that depends on another latent is placed with its shape alone.
-                fixed = not any(isinstance(v, jax.core.Tracer) for v in jax.tree_util.tree_leaves(support))
+                fixed = not any(isinstance(v, Tracer) for v in jax.tree_util.tree_leaves(support))
                 dynamic[name] = not fixed
                 shape = tuple(int(i) for i in jnp.shape(site["value"]))
                 sites[name] = Site(support if fixed else _static(support), shape, name, plates)
@@ -210,7 +213,7 @@ def _substitute(params: Mapping[str, Any], site: Any, constrained: bool) -> Any:
 def _static(support: Any) -> Any:
     """A dynamic support with its traced bounds replaced, of the same kind and event dimension."""
     leaves, tree = jax.tree_util.tree_flatten(support)
-    stand_in = [float(i) if isinstance(v, jax.core.Tracer) else v for i, v in enumerate(leaves)]
+    stand_in = [float(i) if isinstance(v, Tracer) else v for i, v in enumerate(leaves)]
     return jax.tree_util.tree_unflatten(tree, stand_in)
 
 
@@ -253,9 +256,8 @@ def _check_shape(name: str, site: Any) -> None:
     if isinstance(fn, numpyro.distributions.Unit):
         return
     plates = ", ".join(f"{f.name!r} of {f.size}" for f in site["cond_indep_stack"])
-    came = (
-        f"observed {name!r} has shape {shape}, but its distribution {_inner(fn)} has shape {tuple(fn.shape())}"
-        + (f" (in plate {plates})" if plates else "")
+    came = f"observed {name!r} has shape {shape}, but its distribution {_inner(fn)} has shape {tuple(fn.shape())}" + (
+        f" (in plate {plates})" if plates else ""
     )
     try:
         got = tuple(jnp.shape(_log_prob(site)))
@@ -286,7 +288,7 @@ def _check_support(name: str, fn: Any, value: Any) -> None:
         return
     value = check_array(name, value)
     support = getattr(fn, "support", None)
-    if support is None or any(isinstance(v, jax.core.Tracer) for v in jax.tree_util.tree_leaves(support)):
+    if support is None or any(isinstance(v, Tracer) for v in jax.tree_util.tree_leaves(support)):
         return
     try:
         with jax.ensure_compile_time_eval():
@@ -297,7 +299,8 @@ def _check_support(name: str, fn: Any, value: Any) -> None:
         return
     first = tuple(int(i) for i in np.argwhere(~inside)[0]) if inside.ndim else ()
     row = f", the first in row {first[0]}" if first else ""
+    culprit = np.broadcast_to(value, (*inside.shape, *value.shape[inside.ndim :]))[first]
     raise DataError(
         f"observed {name!r} has {int((~inside).sum())} of {inside.size} values outside the support of "
-        f"{type(fn).__name__} ({support}){row}: {np.broadcast_to(value, (*inside.shape, *value.shape[inside.ndim:]))[first] if first else value}."
+        f"{type(fn).__name__} ({support}){row}: {culprit}."
     )
