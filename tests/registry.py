@@ -126,7 +126,8 @@ def log_density(**data: Any) -> lb.LogDensity:
     def density(a, b, c, y):
         return (
             -0.5 * jnp.sum((a - 1.0) ** 2)
-            - 2.0 * jnp.log(b) - 1.0 / b
+            - 2.0 * jnp.log(b)
+            - 1.0 / b
             - 0.5 * jnp.sum((c - 0.3 * a[0]) ** 2)
             - 0.5 * jnp.sum((y - a[1] - c.sum()) ** 2) / b
             - 0.5 * y.shape[0] * jnp.log(b)

@@ -26,6 +26,7 @@ from lowerbound.plan import choose
 from lowerbound.posterior import Posterior, Trace
 from lowerbound.report.progress import Progress
 from lowerbound.sites import SiteMap
+from lowerbound.threads import host_threads
 
 #: Weighted draws kept with a posterior, at most, as numbers.
 _POOL_NUMBERS = 2**25
@@ -106,7 +107,7 @@ def fit(
     if max_steps is not None and hasattr(chosen, "max_steps"):
         chosen = _with_max_steps(chosen, int(max_steps))
     rows: list[tuple[Info, float]] = []
-    with Progress(enabled=progress) as display:
+    with Progress(enabled=progress) as display, host_threads(bound.dimension):
         display.update("compiling", None)
         kernel = Kernel(bound, jacobian=not isinstance(chosen_family, PointMass))
         probe = np.random.default_rng([seed, 2]).uniform(-1, 1, (min(kernel.batch, 16), kernel.dimension))

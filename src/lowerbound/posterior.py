@@ -115,6 +115,8 @@ class Posterior:
 
     def sample_unconstrained(self, n: int, *, seed: int = 0) -> np.ndarray:
         """Draws ``[n, p]`` on the unconstrained space."""
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise DataError(f"seed is {seed!r}; needed: a whole number, zero or more.")
         rng = np.random.default_rng([seed, 0x5A4D])
         if not self.corrected:
             return self.q.sample(rng, n)
@@ -175,11 +177,17 @@ class Posterior:
             variables where they have full dimension; for a simplex or a correlation matrix with
             respect to the coordinates of the transform.
         """
-        single = all(np.shape(values[k]) == s.shape for k, s in self._sites.sites.items() if k in values)
-        first = next((k for k in self._sites.sites if k in values), None)
-        n = 1 if single or first is None else len(np.asarray(values[first]))
-        x, log_det = self._sites.unconstrain(values, n)
-        out = np.asarray(self.q.log_prob(x)) - log_det
+        drawn = [
+            len(np.asarray(values[k]))
+            for k, s in self._sites.sites.items()
+            if k in values and np.ndim(values[k]) == len(s.shape) + 1
+        ]
+        single = not drawn
+        x, log_det = self._sites.unconstrain(values, drawn[0] if drawn else 1)
+        # Outside the support the transform has no inverse, and q no density.
+        inside = np.isfinite(x).all(1) & np.isfinite(log_det)
+        with np.errstate(all="ignore"):
+            out = np.where(inside, np.asarray(self.q.log_prob(x)) - log_det, -np.inf)
         return out[0] if single else out
 
     def summary(self, *, hdi_prob: float = 0.94) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lowerbound.errors import DataError
+from lowerbound.errors import DataError, FileFormatError
 from lowerbound.kernel import compile_once, lift
 from lowerbound.model.base import Model, Site
 from lowerbound.precision import float64
@@ -54,7 +54,8 @@ class SiteMap:
         """Sites and deterministics, draws first, at ``x [n, p]``."""
         if self._constrain is None:
             self._constrain = self._compile_constrain()
-        return _in_batches(self._constrain, x, self.batch)
+        out = _in_batches(self._constrain, x, self.batch)
+        return {name: out[name] for name in self.shapes}  # in the model's order; JAX sorts dictionaries
 
     def unconstrain(self, values: Mapping[str, Any], n: int) -> tuple[np.ndarray, np.ndarray]:
         """The vectors ``[n, p]`` and log |det dT/du| ``[n]`` of constrained values, draws first."""
@@ -64,7 +65,14 @@ class SiteMap:
         for name, s in self.sites.items():
             if name not in values:
                 raise DataError(f"log_prob needs every latent site; {name!r} is missing of {list(self.sites)}.")
-            array = np.asarray(values[name], np.float64)
+            try:
+                array = np.asarray(values[name], np.float64)
+            except (TypeError, ValueError):
+                raise DataError(
+                    f"site {name!r} is {values[name]!r}; needed: numbers of shape {s.shape}, or draws."
+                ) from None
+            if np.isnan(array).any():
+                raise DataError(f"site {name!r} has {int(np.isnan(array).sum())} NaN; log_prob needs numbers.")
             if array.shape not in ((n, *s.shape), s.shape):
                 raise DataError(
                     f"site {name!r} has shape {array.shape}; needed: {(n, *s.shape)} (draws first) or {s.shape}."
@@ -140,7 +148,13 @@ class SiteMap:
                 # The programs are for the CPU, wherever they are read.
                 with jax.default_device(jax.local_devices(backend="cpu")[0]):
                     if not cell:
-                        program = jax.export.deserialize(bytearray(programs[what]))
+                        try:
+                            program = jax.export.deserialize(bytearray(programs[what]))
+                        except Exception as e:  # flatbuffers raises whatever it stumbles over
+                            raise FileFormatError(
+                                f"the transforms in this file cannot be read by jax {jax.__version__} "
+                                f"({type(e).__name__}): they are damaged, or of a version too far from it."
+                            ) from e
                         cell.append(compile_once(program.call, rows)[0])
                     return cell[0](rows)
 

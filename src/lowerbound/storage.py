@@ -125,7 +125,7 @@ def load(path: Any) -> Posterior:
         FileNotFoundError: there is no such file.
         FileFormatError: it is not a saved posterior, or one of a newer version.
     """
-    damaged = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, IndexError, TypeError, ValueError)
+    damaged = (zipfile.BadZipFile, zlib.error, EOFError, AttributeError, KeyError, IndexError, TypeError, ValueError)
     if Path(os.fspath(path)).is_dir():
         raise FileFormatError(f"{path} is a directory; needed: a file that posterior.save wrote.")
     try:

@@ -63,7 +63,10 @@ DATA = {
     "empty list": ({"y": []}, r"'y' is empty"),
     "NaN": ({"y": np.array([1.0, np.nan, 3.0, np.nan])}, r"'y' has 2 NaN of 4 values, the first in row 1\."),
     "infinite": ({"y": np.array([1.0, 2.0, -np.inf])}, r"'y' has 1 infinite of 3 values, the first in row 2\."),
-    "NaN and infinite": ({"y": np.array([np.inf, np.nan])}, r"'y' has 1 NaN and 1 infinite of 2 values, the first in row 0\."),
+    "NaN and infinite": (
+        {"y": np.array([np.inf, np.nan])},
+        r"'y' has 1 NaN and 1 infinite of 2 values, the first in row 0\.",
+    ),
     "NaN in a matrix": (
         {"y": np.where(np.eye(3), np.nan, 1.0)},
         r"'y' has 3 NaN of 9 values, the first in row 0 \(index \[0, 0\]\).*mask",
@@ -119,12 +122,24 @@ def test_observations_from_elsewhere():
 
 
 SUPPORT = {
-    "positive": (dist.LogNormal(0, 1), np.array([1.0, -2.0, 3.0]), r"1 of 3 values outside the support of LogNormal \(.*\), the first in row 1: -2\.0"),
+    "positive": (
+        dist.LogNormal(0, 1),
+        np.array([1.0, -2.0, 3.0]),
+        r"1 of 3 values outside the support of LogNormal \(.*\), the first in row 1: -2\.0",
+    ),
     "count": (dist.Poisson(2.0), np.array([1.0, 2.5]), r"1 of 2 values outside .* Poisson .*row 1: 2\.5"),
     "binary": (dist.Bernoulli(0.5), np.array([0, 1, 2]), r"1 of 3 values outside .* Bernoulli\w* .*row 2: 2"),
     "interval": (dist.Beta(2.0, 2.0), np.array([0.5, 1.5, 7.0]), r"2 of 3 values outside .* Beta .*row 1: 1\.5"),
-    "simplex": (dist.Dirichlet(np.ones(2)), np.array([[0.5, 0.5], [0.5, 0.6]]), r"1 of 2 values outside .* Dirichlet .*row 1: \[0\.5 0\.6\]"),
-    "category": (dist.Categorical(np.ones(3) / 3), np.array([0, 3]), r"1 of 2 values outside .* Categorical\w* .*row 1: 3"),
+    "simplex": (
+        dist.Dirichlet(np.ones(2)),
+        np.array([[0.5, 0.5], [0.5, 0.6]]),
+        r"1 of 2 values outside .* Dirichlet .*row 1: \[0\.5 0\.6\]",
+    ),
+    "category": (
+        dist.Categorical(np.ones(3) / 3),
+        np.array([0, 3]),
+        r"1 of 2 values outside .* Categorical\w* .*row 1: 3",
+    ),
 }
 
 
@@ -181,7 +196,12 @@ def test_an_error_inside_the_model_shows_the_data():
         b = numpyro.sample("b", dist.Normal(0, 1).expand([2]).to_event(1))
         numpyro.sample("y", dist.Normal(x @ b, 1), obs=y)
 
-    refused(ModelError, r"the model raised TypeError: .*\n.*x: float64\[4, 3\], y: float64\[4\]", fn, {"x": np.ones((4, 3)), "y": Y})
+    refused(
+        ModelError,
+        r"the model raised TypeError: .*\n.*x: float64\[4, 3\], y: float64\[4\]",
+        fn,
+        {"x": np.ones((4, 3)), "y": Y},
+    )
 
 
 def test_shapes_of_a_log_density_are_shown():
@@ -204,7 +224,12 @@ def test_arguments_of_a_log_density():
     fn = lb.LogDensity(density, SITES)
     refused(ModelError, r"takes \['mu', 'y'\]; the sites are \['mu'\].* Missing data: \['y'\]", fn)
     refused(ModelError, r"Unknown data: \['z'\]", fn, {"y": Y, "z": Y})
-    refused(ModelError, r"\['mu'\] are taken by name and \['tau'\] are not", lb.LogDensity(density, {**SITES, "tau": lb.Site()}), {"y": Y})
+    refused(
+        ModelError,
+        r"\['mu'\] are taken by name and \['tau'\] are not",
+        lb.LogDensity(density, {**SITES, "tau": lb.Site()}),
+        {"y": Y},
+    )
     refused(ModelError, r"\['mu'\] are names of sites and of data", fn, {"mu": 1.0, "y": Y})
     refused(ModelError, r"Name its parameters after the sites", lb.LogDensity(lambda *, a: 0.0, SITES))
     refused(ModelError, r"Name its parameters after the sites", lb.LogDensity(lambda: 0.0, SITES))
@@ -224,7 +249,12 @@ def test_a_bound_model_takes_no_data():
 
 
 def test_no_latents():
-    refused(ModelError, r"'fn' has no latent sites", _named(lambda y: numpyro.sample("y", dist.Normal(0, 1), obs=y)), {"y": Y})
+    refused(
+        ModelError,
+        r"'fn' has no latent sites",
+        _named(lambda y: numpyro.sample("y", dist.Normal(0, 1), obs=y)),
+        {"y": Y},
+    )
     refused(ModelError, r"has no sites, so there is nothing to infer.*Declare", lb.LogDensity(density, {}), {"y": Y})
     refused(ModelError, r"has no sites", lb.LogDensity(density, ["mu"]), {"y": Y})
 
@@ -291,13 +321,28 @@ def test_supports():
     def site(support, shape=()):
         return lb.LogDensity(lambda x: -jnp.sum(x**2), {"x": lb.Site(support, shape)})
 
-    refused(ModelError, r"site 'x' has shape \(\), but its support .* 1 dimension\(s\).*shape=\(3,\)", site(constraints.simplex))
-    refused(ModelError, r"site 'x' has shape \(3,\), but .* matrices.*shape=\(3, 3\)", site(constraints.corr_cholesky, (3,)))
-    refused(ModelError, r"site 'x' has shape \(2, 3\), which .* does not admit: Input is not square", site(constraints.corr_cholesky, (2, 3)))
+    refused(
+        ModelError,
+        r"site 'x' has shape \(\), but its support .* 1 dimension\(s\).*shape=\(3,\)",
+        site(constraints.simplex),
+    )
+    refused(
+        ModelError, r"site 'x' has shape \(3,\), but .* matrices.*shape=\(3, 3\)", site(constraints.corr_cholesky, (3,))
+    )
+    refused(
+        ModelError,
+        r"site 'x' has shape \(2, 3\), which .* does not admit: Input is not square",
+        site(constraints.corr_cholesky, (2, 3)),
+    )
     refused(ModelError, r"site 'x': support is 'positive'; needed: a numpyro constraint", site("positive"))
     refused(ModelError, r"site 'x' has shape \(0,\); needed: positive", site(constraints.real, (0,)))
     refused(ModelError, r"site 'x' has shape .*whole numbers", site(constraints.real, (2.5,)))
-    refused(ModelError, r"site 'mu' is a tuple; needed: lb.Site", lb.LogDensity(density, {"mu": (constraints.real, ())}), {"y": Y})
+    refused(
+        ModelError,
+        r"site 'mu' is a tuple; needed: lb.Site",
+        lb.LogDensity(density, {"mu": (constraints.real, ())}),
+        {"y": Y},
+    )
     refused(ModelError, r"LogDensity needs a function, got int", lb.LogDensity(3, SITES))
 
 
@@ -325,26 +370,58 @@ def test_what_a_log_density_returns(fn, pattern):
 # -- options -----------------------------------------------------------------------------------------
 
 OPTIONS = {
-    "family": ({"family": "dens"}, UnknownNameError, r"unknown family 'dens'\. Did you mean 'dense'\? Known: dense, diagonal"),
+    "family": (
+        {"family": "dens"},
+        UnknownNameError,
+        r"unknown family 'dens'\. Did you mean 'dense'\? Known: dense, diagonal",
+    ),
     "family nowhere near": ({"family": "zzz"}, UnknownNameError, r"unknown family 'zzz'\. Known: dense, "),
     "algorithm": (
         {"algorithm": "score_regresion"},
         UnknownNameError,
         r"unknown algorithm 'score_regresion'\. Did you mean 'score_regression'\? Known: gradient_vi, ",
     ),
-    "family class": ({"family": lb.families.Dense}, IncompatibleError, r"family is the class Dense; needed: an object\. Write Dense\(\)"),
+    "family class": (
+        {"family": lb.families.Dense},
+        IncompatibleError,
+        r"family is the class Dense; needed: an object\. Write Dense\(\)",
+    ),
     "algorithm class": (
         {"algorithm": lb.algorithms.GradientVI},
         IncompatibleError,
         r"algorithm is the class GradientVI; needed: an object",
     ),
-    "family of another kind": ({"family": 3}, IncompatibleError, r"family is 3; needed: one of dense, .*lowerbound\.families"),
-    "algorithm as family": ({"family": lb.algorithms.Maximum()}, IncompatibleError, r"family is Maximum.*lowerbound\.families"),
-    "family as algorithm": ({"algorithm": lb.families.Dense()}, IncompatibleError, r"algorithm is Dense\(\).*lowerbound\.algorithms"),
+    "family of another kind": (
+        {"family": 3},
+        IncompatibleError,
+        r"family is 3; needed: one of dense, .*lowerbound\.families",
+    ),
+    "algorithm as family": (
+        {"family": lb.algorithms.Maximum()},
+        IncompatibleError,
+        r"family is Maximum.*lowerbound\.families",
+    ),
+    "family as algorithm": (
+        {"algorithm": lb.families.Dense()},
+        IncompatibleError,
+        r"algorithm is Dense\(\).*lowerbound\.algorithms",
+    ),
     "pair": ({"family": "dense", "algorithm": "maximum"}, IncompatibleError, r"Maximum finds a point.*'dense'"),
-    "pair the other way": ({"family": "point_mass", "algorithm": "score_regression"}, IncompatibleError, r"not point_mass.*'maximum'"),
-    "gradient of a point": ({"family": "point_mass", "algorithm": "gradient_vi"}, IncompatibleError, r"a point mass has no log q"),
-    "sample average of a point": ({"family": "point_mass", "algorithm": "sample_average"}, IncompatibleError, r"'maximum'"),
+    "pair the other way": (
+        {"family": "point_mass", "algorithm": "score_regression"},
+        IncompatibleError,
+        r"not point_mass.*'maximum'",
+    ),
+    "gradient of a point": (
+        {"family": "point_mass", "algorithm": "gradient_vi"},
+        IncompatibleError,
+        r"a point mass has no log q",
+    ),
+    "sample average of a point": (
+        {"family": "point_mass", "algorithm": "sample_average"},
+        IncompatibleError,
+        r"'maximum'",
+    ),
     "seed": ({"seed": -1}, DataError, r"seed is -1; needed: a whole number, zero or more"),
     "seed as text": ({"seed": "0"}, DataError, r"seed is '0'"),
     "seed as a flag": ({"seed": True}, DataError, r"seed is True"),

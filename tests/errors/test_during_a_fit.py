@@ -181,7 +181,11 @@ def test_a_sum_that_alone_is_known():
 
 @pytest.mark.parametrize(
     "fn, sites",
-    [(lambda x: jnp.sum(x), THREE), (lambda x: jnp.sum(x**2), THREE), (lambda s: -jnp.log(s), {"s": lb.Site(constraints.positive)})],
+    [
+        (lambda x: jnp.sum(x), THREE),
+        (lambda x: jnp.sum(x**2), THREE),
+        (lambda s: -jnp.log(s), {"s": lb.Site(constraints.positive)}),
+    ],
     ids=["linear", "quadratic", "pole"],
 )
 def test_a_density_without_a_mode(fn, sites):
@@ -214,7 +218,9 @@ def curved(y):
         numpyro.sample("y", dist.StudentT(3.0, jnp.tanh(mu[0] * mu[1]) + mu[2:].sum(), tau), obs=y)
 
 
-@pytest.mark.parametrize("family, algorithm", [("dense", None), ("low_rank", None), ("diagonal", "gradient_vi"), ("point_mass", None)])
+@pytest.mark.parametrize(
+    "family, algorithm", [("dense", None), ("low_rank", None), ("diagonal", "gradient_vi"), ("point_mass", None)]
+)
 def test_an_interruption_returns_the_posterior_so_far(family, algorithm):
     seen = []
 

@@ -58,9 +58,12 @@ def test_dirichlet_multinomial():
     y, prior = np.array([9, 4, 12, 5]), np.array([2.0, 1.0, 4.0, 0.5])
     posterior = lb.fit(_dirichlet_multinomial, {"y": y})
     log_evidence = (
-        gammaln(31) - gammaln(y + 1).sum()
-        + gammaln(prior.sum()) - gammaln(prior).sum()
-        + gammaln(prior + y).sum() - gammaln(prior.sum() + 30)
+        gammaln(31)
+        - gammaln(y + 1).sum()
+        + gammaln(prior.sum())
+        - gammaln(prior).sum()
+        + gammaln(prior + y).sum()
+        - gammaln(prior.sum() + 30)
     )
     answer = stats.dirichlet(prior + y)
     assert posterior.q.dimension == 3

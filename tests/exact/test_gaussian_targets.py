@@ -25,7 +25,9 @@ def _fit(mean: np.ndarray, whiten: np.ndarray, **options) -> lb.Posterior:
     return lb.fit(lb.LogDensity(density, {"x": lb.Site(shape=mean.shape)}), **options)
 
 
-def _assert_solved(posterior: lb.Posterior, mean: np.ndarray, whiten: np.ndarray, rounding: float, steps: int = 3) -> None:
+def _assert_solved(
+    posterior: lb.Posterior, mean: np.ndarray, whiten: np.ndarray, rounding: float, steps: int = 3
+) -> None:
     assert posterior.counts["steps"] <= steps
     assert posterior.verdict.status is VerdictStatus.TRUSTED
     assert posterior.elbo.value == pytest.approx(LOG_EVIDENCE, rel=0, abs=1e-9 + rounding)

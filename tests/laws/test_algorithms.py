@@ -29,7 +29,13 @@ def _fit(fitter: Fitter, seed: int = 0, rows: int = 0, **options) -> lb.Posterio
         # Whether q is good enough is not the question here.
         warnings.simplefilter("ignore", TrustWarning)
         return lb.fit(
-            log_density(), data(rows), family=fitter.family(), algorithm=fitter.algorithm(), seed=seed, num_draws=256, **options
+            log_density(),
+            data(rows),
+            family=fitter.family(),
+            algorithm=fitter.algorithm(),
+            seed=seed,
+            num_draws=256,
+            **options,
         )
 
 
@@ -92,7 +98,9 @@ def test_a_second_fit_of_the_same_shapes_compiles_nothing(fitter: Fitter, fitted
 
 def test_other_shapes_do_compile():
     # The law above could hold because nothing is ever counted.
-    model = lb.LogDensity(lambda a, y: -0.5 * (y - a @ y[: a.shape[0]]).sum() ** 2 - (a**2).sum(), {"a": lb.Site(shape=(3,))})
+    model = lb.LogDensity(
+        lambda a, y: -0.5 * (y - a @ y[: a.shape[0]]).sum() ** 2 - (a**2).sum(), {"a": lb.Site(shape=(3,))}
+    )
     hits, counts = [], []
     for n in (41, 41, 43):
         with compilations() as events:

@@ -24,7 +24,9 @@ from tests.registry import FAMILIES, GRADIENTS, OBJECTIVES, Subject
 REPEATS = 3000
 estimators = pytest.mark.parametrize("gradient", GRADIENTS, ids=lambda g: g.name)
 # A product adds nothing here but compile time: its blocks' parameters are these.
-subjects = pytest.mark.parametrize("subject", [s for s in FAMILIES if s.name in ("dense", "diagonal", "low rank")], ids=repr)
+subjects = pytest.mark.parametrize(
+    "subject", [s for s in FAMILIES if s.name in ("dense", "diagonal", "low rank")], ids=repr
+)
 
 
 def _target(d: int) -> tuple[np.ndarray, np.ndarray]:

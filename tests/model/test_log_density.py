@@ -90,7 +90,12 @@ def test_calling_conventions(fn):
     x = points(model)
     mu, sigma = x[:, :2], np.exp(x[:, 2])
     expected = [
-        -0.5 * (m**2).sum() - s - 0.5 * (((Y - m.sum()) / s) ** 2).sum() - 4 * np.log(s) - 2 * np.log(2 * np.pi) + np.log(s)
+        -0.5 * (m**2).sum()
+        - s
+        - 0.5 * (((Y - m.sum()) / s) ** 2).sum()
+        - 4 * np.log(s)
+        - 2 * np.log(2 * np.pi)
+        + np.log(s)
         for m, s in zip(mu, sigma, strict=True)
     ]
     np.testing.assert_allclose(log_densities(model, x), expected, rtol=1e-12)

@@ -19,7 +19,12 @@ SUPPORTS = {
     "positive": (constraints.positive, dist.Gamma(2.0, 3.0), (), 1),
     "nonnegative": (constraints.nonnegative, None, (), 1),
     "softplus_positive": (constraints.softplus_positive, None, (), 1),
-    "greater_than": (constraints.greater_than(-1.5), dist.LeftTruncatedDistribution(dist.Normal(0, 1), low=-1.5), (), 1),
+    "greater_than": (
+        constraints.greater_than(-1.5),
+        dist.LeftTruncatedDistribution(dist.Normal(0, 1), low=-1.5),
+        (),
+        1,
+    ),
     "greater_than_eq": (constraints.greater_than_eq(2.0), None, (), 1),
     "pareto": (constraints.greater_than_eq(2.0), dist.Pareto(2.0, 3.0), (), 1),
     "less_than": (constraints.less_than(0.5), dist.RightTruncatedDistribution(dist.Normal(0, 1), high=0.5), (), 1),
@@ -42,7 +47,12 @@ SUPPORTS = {
     "scaled_unit_lower_cholesky": (constraints.scaled_unit_lower_cholesky, None, (3, 3), 6),
     "positive_definite": (constraints.positive_definite, dist.Wishart(5.0, scale_matrix=jnp.eye(3)), (3, 3), 6),
     "positive_semidefinite": (constraints.positive_semidefinite, None, (3, 3), 6),
-    "independent": (constraints.independent(constraints.positive, 1), dist.Gamma(2.0 * np.ones(3)).to_event(1), (3,), 3),
+    "independent": (
+        constraints.independent(constraints.positive, 1),
+        dist.Gamma(2.0 * np.ones(3)).to_event(1),
+        (3,),
+        3,
+    ),
 }
 
 
@@ -76,7 +86,9 @@ def test_support(name):
 
 
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
-@pytest.mark.parametrize("name", ["positive", "unit_interval", "simplex", "corr_cholesky", "zero_sum", "positive_definite"])
+@pytest.mark.parametrize(
+    "name", ["positive", "unit_interval", "simplex", "corr_cholesky", "zero_sum", "positive_definite"]
+)
 def test_in_plates(name, batch):
     """The Jacobian of a site in plates is counted once a row (it was once counted rows squared)."""
     prior = SUPPORTS[name][1]

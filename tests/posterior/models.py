@@ -57,6 +57,9 @@ def fitted(which: str) -> lb.Posterior:
             case "density":
                 sites = {"a": lb.Site(constraints.positive), "b": lb.Site(constraints.unit_interval)}
                 return lb.fit(lb.LogDensity(density, sites))
+            case "mode":
+                sites = {"a": lb.Site(constraints.positive), "b": lb.Site(constraints.unit_interval)}
+                return lb.fit(lb.LogDensity(density, sites), family="point_mass")
     raise KeyError(which)
 
 

@@ -136,7 +136,9 @@ def test_log_prob_on_constrained_supports():
     p = fitted("density")
     a, b = np.array([0.2, 1.0, 4.0]), np.array([0.1, 0.5, 0.95])
     u = np.stack([np.log(a), np.log(b / (1 - b))], 1)
-    expected = st.multivariate_normal(np.asarray(p.q.mean), p.q.covariance()).logpdf(u) - np.log(a) - np.log(b * (1 - b))
+    expected = (
+        st.multivariate_normal(np.asarray(p.q.mean), p.q.covariance()).logpdf(u) - np.log(a) - np.log(b * (1 - b))
+    )
     np.testing.assert_allclose(p.log_prob({"a": a, "b": b}), expected, rtol=1e-8)
 
 
@@ -154,7 +156,9 @@ def test_log_prob_broadcasts_a_site_that_is_given_once():
     np.testing.assert_allclose(p.log_prob({"a": 1.0, "b": b}), p.log_prob({"a": np.ones(2), "b": b}), rtol=1e-14)
 
 
-@pytest.mark.parametrize("values", [{"a": -1.0, "b": 0.5}, {"a": 0.0, "b": 0.5}, {"a": 1.0, "b": 1.5}, {"a": np.inf, "b": 0.5}])
+@pytest.mark.parametrize(
+    "values", [{"a": -1.0, "b": 0.5}, {"a": 0.0, "b": 0.5}, {"a": 1.0, "b": 1.5}, {"a": np.inf, "b": 0.5}]
+)
 def test_log_prob_outside_the_support(values):
     assert fitted("density").log_prob(values) == -np.inf
 
@@ -179,14 +183,14 @@ def test_summary_is_as_arviz_has_it():
 
     p = fitted("line")
     table = p.summary()
-    theirs = arviz.summary(p.to_arviz(500))
+    theirs = arviz.summary(p.to_arviz(500), var_names=["b", "mean"])
     ours = list(table.columns)
     assert ours[:6] == ["mean", "sd", "hdi_3%", "hdi_97%", "mcse_mean", "mcse_sd"]
     assert set(ours[:6]) <= set(theirs.columns)
     assert list(table.index) == ["b[0]", "b[1]", *(f"mean[{i}]" for i in range(12)), "count"]
-    assert set(table.index) == set(theirs.index)
+    assert list(theirs.index) == list(table.index)[:14]
     for column in ("mean", "sd"):
-        np.testing.assert_allclose(theirs.loc[table.index, column], table[column], atol=0.12)
+        np.testing.assert_allclose(theirs[column], table[column].iloc[:14], atol=0.12)
 
 
 @pytest.mark.parametrize("which", ["line", "corrected", "density"])
@@ -247,8 +251,10 @@ def test_attributes():
 
 
 def test_a_point_mass_has_no_spread():
-    p = fitted("point_mass")
+    p = fitted("mode")
     assert p.verdict.status is lb.VerdictStatus.NOT_TRUSTED and p.status is lb.Status.CONVERGED
+    # The mode of the constrained density, as documented.
+    np.testing.assert_allclose([p.mean()["a"], p.mean()["b"]], [1.0, 0.2], rtol=1e-4)
     assert all((np.asarray(v) == 0).all() for v in p.sd().values())
     draws = p.sample(5)
     assert all((v == v[0]).all() for v in draws.values())

@@ -30,7 +30,16 @@ def _weights(name: str, n: int) -> np.ndarray:
     return np.log(stats.genpareto(k).rvs(n, random_state=rng) + 1.0)
 
 
-NAMES = ["lognormal", "wide lognormal", "far from zero", "uniform", "pareto 0.2", "pareto 0.6", "pareto 0.9", "pareto 1.5"]
+NAMES = [
+    "lognormal",
+    "wide lognormal",
+    "far from zero",
+    "uniform",
+    "pareto 0.2",
+    "pareto 0.6",
+    "pareto 0.9",
+    "pareto 1.5",
+]
 
 
 @pytest.mark.parametrize("n", [400, 5000])

@@ -77,20 +77,24 @@ class Regression:
         w, self.v = np.linalg.eigh(self.slope)
         self.lowest = float(w[0])
         self.w = np.clip(w, 1 / self.limit, self.limit)
+        if len(groups) > 1:
+            # A factorised q is narrow along correlations: small w are then no sign of a flat direction,
+            # and the mean has far to go.
+            self.w_mean = np.clip(w, 1e-6, self.limit)
+            inner = np.concatenate([np.linalg.eigvalsh(self.slope[np.ix_(g, g)]) for g in groups])
+            self.spread = self._clip(inner)
+        else:
+            self.w_mean = self.spread = self.w
 
     @cached_property
     def move(self) -> np.ndarray:
         """A^{-1} gb, the full step of the mean in whitened coordinates."""
-        return self.v @ ((self.v.T @ self.gradient) / self.w)
+        return self.v @ ((self.v.T @ self.gradient) / self.w_mean)
 
     @cached_property
     def size(self) -> float:
         """sqrt(2 KL) between q and where a full step would take it."""
-        if len(self.groups) == 1:
-            spread = np.log(self.w)
-        else:
-            inner = [np.linalg.eigvalsh(self.slope[np.ix_(g, g)]) for g in self.groups]
-            spread = np.log(np.clip(np.concatenate(inner), 1e-6, None))
+        spread = np.log(self.spread)
         return float(np.sqrt((self.move**2).sum() + 0.5 * (spread**2).sum()))
 
     @cached_property

@@ -278,7 +278,7 @@ class ScoreRegression(Algorithm):
                 walk.current = proposal
                 walk.taken += 1
                 walk.pace.rho = min(walk.pace.limit, 2 * walk.pace.rho)
-                walk.widening = walk.widening + 1 if found.w[0] <= 1.01 / TAU else 0
+                walk.widening = walk.widening + 1 if found.spread.min() <= 1.01 / TAU else 0
                 if walk.widening >= _FLAT:
                     walk.status = Status.FLAT
                 return

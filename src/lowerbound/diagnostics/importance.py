@@ -24,13 +24,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln, logsumexp
+from scipy.special import logsumexp
 
 from lowerbound.algorithms.base import Mode
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.pareto import effective_size, smooth
-from lowerbound.expectations.noise import stratified_normals, student_scales
-from lowerbound.families import Block, DenseGaussian, GaussianBlock
+from lowerbound.diagnostics.proposals import Component, learn
+from lowerbound.families import Block, DenseGaussian
 from lowerbound.kernel import Kernel
 
 #: Draws of a round, from all components together.
@@ -38,7 +38,6 @@ ROUND = 2048
 #: Effective draws wanted where draws are corrected: a Monte Carlo error of 1/60 sd.
 ENOUGH = 3600
 _DEGREES = 4.0
-_LEARNED_DEGREES = 6.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,39 +96,6 @@ class Weighted:
         return float(np.hypot(self.log_evidence_se, self.elbo_se))
 
 
-@dataclass(frozen=True, eq=False)
-class _Component:
-    """A Gaussian, or the Student-t with its mean and scatter."""
-
-    block: GaussianBlock | Block
-    degrees: float | None
-
-    def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        noise = stratified_normals(rng, n, self.block.noise_dimension)
-        if self.degrees is None:
-            return np.asarray(self.block.transform(noise))
-        z = np.asarray(self.block.transform(noise))
-        mean = np.asarray(self.block.mean)
-        return mean + (z - mean) * student_scales(rng, n, self.degrees)[:, None]
-
-    def log_prob(self, x: np.ndarray) -> np.ndarray:
-        if self.degrees is None:
-            return np.asarray(self.block.log_prob(x))
-        p, nu = x.shape[1], self.degrees
-        # From the Gaussian's density: -2 log N = |L^{-1}(x-m)|^2 + 2 log|L| + p log 2 pi.
-        gaussian = np.asarray(self.block.log_prob(x))
-        normaliser = float(self.block.log_prob(np.asarray(self.block.mean)[None])[0])
-        distance = -2 * (gaussian - normaliser)
-        return (
-            normaliser
-            + 0.5 * p * np.log(2 * np.pi)
-            + gammaln((nu + p) / 2)
-            - gammaln(nu / 2)
-            - 0.5 * p * np.log(nu * np.pi)
-            - 0.5 * (nu + p) * np.log1p(distance / nu)
-        )
-
-
 def weigh(
     kernel: Kernel,
     q: Block,
@@ -150,8 +116,8 @@ def weigh(
         size: Draws a round.
     """
     p = q.dimension
-    defence = [_Component(q, None), _Component(q, _DEGREES)]
-    fresh = defence + [_Component(DenseGaussian(m.mean, root(m.covariance)), _DEGREES) for m in modes]
+    defence = [Component(q, None), Component(q, _DEGREES)]
+    fresh = defence + [Component(DenseGaussian(m.mean, root(m.covariance)), _DEGREES) for m in modes]
     counts = [size // 2, size // 2] + [size // 4] * len(modes)
     done: list[_Round] = []
     result: Weighted | None = None
@@ -166,9 +132,11 @@ def weigh(
         if done[0].efficiency > 0.6 or r + 1 == rounds:
             counts = [int(0.8 * size), int(0.2 * size)] + [size // 4] * len(modes)
             continue  # q is good as it is: only more draws are needed
-        learned = _learn(result, rng)
-        if learned is not None:
-            # Nothing learned means more of the same draws, which is all there is.
+        learned = learn(result.draws, result.smoothed, rng)
+        if learned is None:  # too few effective draws for a covariance: more of the same
+            fresh, counts = defence + fresh[2 : 2 + len(modes)], [int(0.8 * size), int(0.2 * size)]
+            counts += [size // 4] * len(modes)
+        else:
             mixture, shares = learned
             fresh = defence + mixture
             counts = [size // 10, size // 6, *(np.maximum(16, shares * 0.75 * size)).astype(int)]
@@ -189,7 +157,7 @@ class _Round:
     efficiency: float
 
     @staticmethod
-    def weigh(x: np.ndarray, value: np.ndarray, components: list[_Component], counts: np.ndarray) -> _Round:
+    def weigh(x: np.ndarray, value: np.ndarray, components: list[Component], counts: np.ndarray) -> _Round:
         value = np.where(np.isfinite(value), value, -np.inf)
         densities = np.stack([c.log_prob(x) for c in components])
         log_r = logsumexp(densities + np.log(counts / counts.sum())[:, None], axis=0)
@@ -243,64 +211,3 @@ def _worth_more(w: Weighted, first: _Round, p: int) -> bool:
     if exact or (p > 200 and w.effective < 20):
         return False
     return w.effective < ENOUGH or w.pareto_k > 0.7
-
-
-def _learn(w: Weighted, rng: np.random.Generator) -> tuple[list[_Component], np.ndarray] | None:
-    """A mixture of Student-t components fitted to the weighted draws by EM."""
-    x, p = w.draws, w.draws.shape[1]
-    weight = np.exp(w.smoothed)
-    effective = effective_size(w.smoothed)
-    if effective < 2 * p + 10:
-        # Too uneven for a covariance: flatten the weights until they are not (tempering).
-        power = 1.0
-        while effective < 2 * p + 10 and power > 0.02:
-            power *= 0.7
-            effective = effective_size(power * w.smoothed)
-        weight = np.exp(power * w.smoothed - (power * w.smoothed).max())
-        weight /= weight.sum()
-    if effective < p + 2 or p > 500:
-        return None
-    mean = weight @ x
-    centred = x - mean
-    covariance = (weight[:, None] * centred).T @ centred
-    k = int(np.clip(effective / (15 * (p + 2)), 1, 8))
-    blocks, shares = student_mixture(x, weight, mean, covariance, k, rng)
-    return [_Component(b, _LEARNED_DEGREES) for b in blocks], shares
-
-
-def student_mixture(
-    x: np.ndarray, weight: np.ndarray, mean: np.ndarray, covariance: np.ndarray, k: int, rng: np.random.Generator
-) -> tuple[list[DenseGaussian], np.ndarray]:
-    """EM for k Student-t components on weighted points (Peel & McLachlan 2000; Cappe et al. 2008).
-
-    In coordinates whitened by the overall covariance; each component's scatter is shrunk towards the
-    average one as if it had p + 2 more points.
-    """
-    p, nu = x.shape[1], _LEARNED_DEGREES
-    factor = root(covariance + 1e-12 * np.diag(np.diagonal(covariance)))
-    keep = weight > 1e-8 * weight.max()
-    z = np.linalg.solve(factor, (x[keep] - mean).T).T
-    weight = weight[keep] / weight[keep].sum()
-    size = effective_size(np.log(weight))
-    centres = z[rng.choice(len(z), k, p=weight)] if k > 1 else np.zeros((1, p))
-    scatter = np.repeat(np.eye(p)[None] * (1.0 if k == 1 else k ** (-2 / p)), k, axis=0)
-    share = np.full(k, 1 / k)
-    for _ in range(12 if k > 1 else 3):
-        logs, distance = np.empty((k, len(z))), np.empty((k, len(z)))
-        for j in range(k):
-            chol = np.linalg.cholesky(scatter[j])
-            distance[j] = (np.linalg.solve(chol, (z - centres[j]).T) ** 2).sum(0)
-            log_det = np.log(np.diagonal(chol)).sum()
-            logs[j] = np.log(share[j]) - log_det - 0.5 * (nu + p) * np.log1p(distance[j] / nu)
-        resp = np.exp(logs - logsumexp(logs, axis=0)) * weight
-        share = np.clip(resp.sum(1), 0.02 / k, None)
-        share /= share.sum()
-        u = resp * (nu + p) / (nu + distance)
-        centres = (u @ z) / np.maximum(u.sum(1, keepdims=True), 1e-300)
-        raw = np.stack([((u[j][:, None] * (z - centres[j])).T @ (z - centres[j])) for j in range(k)])
-        mass = resp.sum(1)
-        pooled = raw.sum(0) / mass.sum()
-        prior = (p + 2) / size
-        scatter = (raw + prior * pooled) / (mass + prior)[:, None, None]
-        scatter += 1e-9 * np.trace(pooled) / p * np.eye(p)
-    return [DenseGaussian(mean + factor @ centres[j], root(factor @ scatter[j] @ factor.T)) for j in range(k)], share

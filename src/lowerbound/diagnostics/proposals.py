@@ -1,0 +1,136 @@
+"""Proposals for importance sampling: Gaussians, Student-t's about them, and mixtures learned from weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import gammaln, logsumexp
+
+from lowerbound.algorithms.quasi_newton import root
+from lowerbound.diagnostics.pareto import effective_size
+from lowerbound.expectations.noise import stratified_normals, student_scales
+from lowerbound.families import Block, DenseGaussian
+
+#: Degrees of freedom of learned components: heavier than a Gaussian's tails, with finite fourth moments.
+_DEGREES = 6.0
+#: Components, at most, and points that they are fitted to.
+_MOST, _POINTS = 8, 3000
+#: Dimensions above which too few effective draws are not flattened until they suffice for a covariance.
+_FLATTEN = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Component:
+    """A Gaussian, or the Student-t with its mean and scatter.
+
+    Args:
+        block: The Gaussian.
+        degrees: Degrees of freedom of the Student-t; None for the Gaussian itself.
+    """
+
+    block: Block
+    degrees: float | None
+
+    def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        noise = stratified_normals(rng, n, self.block.noise_dimension)
+        if self.degrees is None:
+            return np.asarray(self.block.transform(noise))
+        z = np.asarray(self.block.transform(noise))
+        mean = np.asarray(self.block.mean)
+        return mean + (z - mean) * student_scales(rng, n, self.degrees)[:, None]
+
+    def log_prob(self, x: np.ndarray) -> np.ndarray:
+        if self.degrees is None:
+            return np.asarray(self.block.log_prob(x))
+        p, nu = x.shape[1], self.degrees
+        # From the Gaussian's density: -2 log N = |L^{-1}(x-m)|^2 + 2 log|L| + p log 2 pi.
+        gaussian = np.asarray(self.block.log_prob(x))
+        normaliser = float(self.block.log_prob(np.asarray(self.block.mean)[None])[0])
+        distance = -2 * (gaussian - normaliser)
+        return (
+            normaliser
+            + 0.5 * p * np.log(2 * np.pi)
+            + gammaln((nu + p) / 2)
+            - gammaln(nu / 2)
+            - 0.5 * p * np.log(nu * np.pi)
+            - 0.5 * (nu + p) * np.log1p(distance / nu)
+        )
+
+
+def learn(
+    x: np.ndarray, log_weights: np.ndarray, rng: np.random.Generator
+) -> tuple[list[Component], np.ndarray] | None:
+    """A Student-t mixture fitted to weighted draws ``x [n, p]``, and its shares; None if they are too few.
+
+    Args:
+        x: The draws.
+        log_weights: Smoothed and normalised ``[n]``.
+        rng: Random numbers.
+    """
+    p = x.shape[1]
+    needed = 5 * (p + 2)
+    effective = effective_size(log_weights)
+    if effective < needed:
+        if p > _FLATTEN:
+            return None
+        # Flatten the weights until they carry a covariance (tempering).
+        power = 1.0
+        while effective < needed and power > 0.02:
+            power *= 0.7
+            effective = effective_size(power * log_weights)
+        log_weights = power * log_weights
+    weight = np.exp(log_weights - log_weights.max())
+    weight /= weight.sum()
+    mean = weight @ x
+    centred = x - mean
+    covariance = (weight[:, None] * centred).T @ centred
+    if not np.isfinite(covariance).all():
+        return None
+    k = int(np.clip(effective / (15 * (p + 2)), 1, _MOST))
+    # Fit to a systematic resample: fewer points, with the same expectation of every average.
+    edges = np.cumsum(weight)
+    places = np.searchsorted(edges, (np.arange(_POINTS) + rng.uniform()) / _POINTS * edges[-1])
+    chosen, times = np.unique(np.minimum(places, len(x) - 1), return_counts=True)
+    blocks, shares = student_mixture(x[chosen], times / _POINTS, mean, covariance, k, effective, rng)
+    return [Component(b, _DEGREES) for b in blocks], shares
+
+
+def student_mixture(
+    x: np.ndarray,
+    weight: np.ndarray,
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    k: int,
+    effective: float,
+    rng: np.random.Generator,
+) -> tuple[list[DenseGaussian], np.ndarray]:
+    """EM for k Student-t components on weighted points (Peel & McLachlan 2000; Cappe et al. 2008).
+
+    In coordinates whitened by the overall covariance; each component's scatter is shrunk towards the
+    average one as if it had p + 2 more effective points.
+    """
+    p, nu = x.shape[1], _DEGREES
+    factor = root(covariance + 1e-12 * np.diag(np.diagonal(covariance)))
+    z = (x - mean) @ np.linalg.inv(factor).T
+    centres = z[rng.choice(len(z), k, p=weight)] if k > 1 else np.zeros((1, p))
+    scatter = np.repeat(np.eye(p)[None] * k ** (-2 / p), k, axis=0)
+    share = np.full(k, 1 / k)
+    prior = (p + 2) / effective
+    for _ in range(10 if k > 1 else 3):
+        chol = np.linalg.cholesky(scatter)
+        log_det = np.log(np.diagonal(chol, axis1=1, axis2=2)).sum(1)
+        white = np.linalg.inv(chol)
+        distance = np.stack([(((z - centres[j]) @ white[j].T) ** 2).sum(1) for j in range(k)])
+        logs = (np.log(share) - log_det)[:, None] - 0.5 * (nu + p) * np.log1p(distance / nu)
+        resp = np.exp(logs - logsumexp(logs, axis=0)) * weight
+        mass = resp.sum(1)
+        share = np.clip(mass, 0.02 / k, None)
+        share /= share.sum()
+        u = resp * (nu + p) / (nu + distance)
+        centres = (u @ z) / np.maximum(u.sum(1, keepdims=True), 1e-300)
+        raw = np.stack([(u[j][:, None] * (z - centres[j])).T @ (z - centres[j]) for j in range(k)])
+        pooled = raw.sum(0) / mass.sum()
+        scatter = (raw + prior * pooled) / (mass + prior)[:, None, None]
+        scatter += 1e-9 * np.trace(pooled) / p * np.eye(p)
+    return [DenseGaussian(mean + factor @ centres[j], root(factor @ scatter[j] @ factor.T)) for j in range(k)], share
