@@ -21,6 +21,7 @@ ROOT = Path(lowerbound.__file__).parent
 ORDER = (
     "errors",  # what can go wrong, in words
     "precision",  # float64 inside
+    "threads",  # how many threads linear algebra takes
     "report",  # what a person looks at: it is handed a posterior, and imports nothing of the library
     "model",  # p(x, z)
     "families",  # q(z)
@@ -195,15 +196,18 @@ def test_a_fit_leaves_jax_as_it_was(x64, cache, tmp_path):
         before = settings()
         import lowerbound as lb
         from numpyro.distributions import constraints
-        target = lb.LogDensity(lambda x, y: -0.5 * ((x - 3.0) ** 2).sum() + 0 * y.sum(), {{"x": lb.Site(constraints.real, (2,))}})
+        sites = {{"x": lb.Site(constraints.real, (2,))}}
+        target = lb.LogDensity(lambda x, y: -0.5 * ((x - 3.0) ** 2).sum() + 0 * y.sum(), sites)
         posterior = lb.fit(target, {{"y": np.ones(3, np.float32)}})
         posterior.sample(10); posterior.summary(); posterior.log_prob(posterior.mean())
         posterior.save({str(tmp_path / "p.lb")!r}); lb.load({str(tmp_path / "p.lb")!r}).sample(10)
         after = settings()
-        changed = {{k: (before.get(k), after.get(k)) for k in before.keys() | after.keys() if before.get(k) != after.get(k)}}
+        names = before.keys() | after.keys()
+        changed = {{k: (before.get(k), after.get(k)) for k in names if before.get(k) != after.get(k)}}
+        mean = posterior.mean()["x"]
         print(json.dumps({{
             "changed": changed, "settings": len(before), "x64": bool(jax.config.jax_enable_x64),
-            "made": str(jnp.ones(1).dtype), "answer": posterior.mean()["x"].tolist(), "dtype": str(posterior.mean()["x"].dtype),
+            "made": str(jnp.ones(1).dtype), "answer": mean.tolist(), "dtype": str(mean.dtype),
         }}))
         """,
         JAX_PLATFORMS="cpu",

@@ -182,6 +182,8 @@ def assess(
     rounds = 6
     if status is Status.INTERRUPTED:  # whoever pressed Ctrl-C is waiting
         rounds, size = 1, min(size, 2 * kernel.batch)
+    elif status in (Status.FLAT, Status.UNBOUNDED, Status.NOT_FINITE):  # there is nothing to correct
+        rounds = 1
     weighted = weigh(kernel, q, modes, rng, rounds=rounds, size=size)
     flat: tuple[str, ...] = ()
     if status is Status.FLAT:

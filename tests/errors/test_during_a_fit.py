@@ -95,7 +95,8 @@ def test_nan_at_every_start_names_site_distribution_row_and_parameters():
 
     with pytest.raises(
         NotFiniteError,
-        match=r"'model' is not finite at any of 16 starting points.*observed site 'y' \(Normal\): log probability is nan "
+        match=r"'model' is not finite at any of 16 starting points.*"
+        r"observed site 'y' \(Normal\): log probability is nan "
         r"in row 2, 1 of 4 in all, with loc = 0, scale = nan there",
     ):
         lb.fit(model, {"y": Y, "x": np.array([1.0, 2.0, -3.0, 4.0])})
@@ -291,7 +292,8 @@ def test_ctrl_c_from_a_terminal():
                 for _ in range(1000):
                     time.sleep(0.01)
 
-        fn = lb.LogDensity(lambda x: -jnp.sum(x**4) - 0.1 * jnp.sum(x[1:] * x[:-1]), {"x": lb.Site(constraints.real, (3,))})
+        sites = {"x": lb.Site(constraints.real, (3,))}
+        fn = lb.LogDensity(lambda x: -jnp.sum(x**4) - 0.1 * jnp.sum(x[1:] * x[:-1]), sites)
         posterior = lb.fit(fn, callback=callback)
         print(posterior.status.name, posterior.verdict.status.name, posterior.mean()["x"].shape)
         """

@@ -50,7 +50,7 @@ def test_gamma_poisson(rows):
 
 def _dirichlet_multinomial(y):
     theta = numpyro.sample("theta", dist.Dirichlet(np.array([2.0, 1.0, 4.0, 0.5])))
-    numpyro.sample("y", dist.Multinomial(total_count=int(30), probs=theta), obs=y)
+    numpyro.sample("y", dist.Multinomial(total_count=30, probs=theta), obs=y)
 
 
 def test_dirichlet_multinomial():

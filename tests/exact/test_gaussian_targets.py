@@ -28,7 +28,7 @@ def _fit(mean: np.ndarray, whiten: np.ndarray, **options) -> lb.Posterior:
 def _assert_solved(
     posterior: lb.Posterior, mean: np.ndarray, whiten: np.ndarray, rounding: float, steps: int = 3
 ) -> None:
-    assert posterior.counts["steps"] <= steps
+    assert posterior.trace.phase.count("fitting") <= steps
     assert posterior.verdict.status is VerdictStatus.TRUSTED
     assert posterior.elbo.value == pytest.approx(LOG_EVIDENCE, rel=0, abs=1e-9 + rounding)
     assert posterior.log_evidence.value == pytest.approx(LOG_EVIDENCE, rel=0, abs=1e-9 + rounding)

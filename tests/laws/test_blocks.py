@@ -164,4 +164,4 @@ def test_a_point_mass_is_one_point(subject: Subject):
     x = q.sample(np.random.default_rng(12), 5)
     assert x.shape == (5, 3) and (x == q.location).all()
     assert (q.variance() == 0).all() and q.entropy() == -np.inf
-    assert q.log_prob(np.stack([q.location, q.location + [0, 0, 1e-9]])).tolist() == [np.inf, -np.inf]
+    assert q.log_prob(np.stack([q.location, q.location + np.array([0, 0, 1e-9])])).tolist() == [np.inf, -np.inf]

@@ -112,5 +112,5 @@ def test_complex_is_refused():
         x = numpyro.sample("x", dist.ImproperUniform(constraints.complex, (), ()))
         numpyro.sample("y", dist.Normal(jnp.abs(x), 1.0), obs=y)
 
-    with pytest.raises(ModelError, match="'x'.*Complex"):
+    with pytest.raises(ModelError, match=r"'x'.*Complex"):
         lb.Model.from_numpyro(fn, {"y": 1.0})

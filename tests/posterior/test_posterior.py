@@ -225,7 +225,7 @@ def test_refusals():
         with pytest.raises(DataError, match="sample needs a positive number of draws"):
             p.sample(n)
     for seed in (-1, 0.5, "x", True):
-        with pytest.raises(DataError, match="seed is .*; needed: a whole number"):
+        with pytest.raises(DataError, match=r"seed is .*; needed: a whole number"):
             p.sample(3, seed=seed)
     for probability in (-0.1, 1.1, [0.5, 2.0], np.nan, [[0.5]]):
         with pytest.raises(DataError, match="quantile needs probabilities between 0 and 1"):

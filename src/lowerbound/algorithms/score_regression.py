@@ -195,7 +195,7 @@ class ScoreRegression(Algorithm):
         walk = state.walk
         if walk is None:
             return state, Info(state.phase, state.search.iteration)
-        return state, Info(state.phase, walk.steps, walk.current.elbo, walk.current.elbo_se, status=state.status)
+        return state, Info(state.phase, walk.taken + walk.averaged, walk.current.elbo, walk.current.elbo_se, status=state.status)
 
     def output(self, state: _State) -> Block | None:
         if state.walk is None:
@@ -260,7 +260,7 @@ class ScoreRegression(Algorithm):
         size, cost = found.size, found.noise_cost
         walk.pace.update(c.factor, c.factor @ found.move, size, cost)
         settled = min(1.0, walk.pace.limit) * size
-        if settled < self.tolerance and (not found.affine or size < 1e-9 or walk.taken >= 3):
+        if settled < self.tolerance and (not found.affine or size < 1e-6 or walk.taken >= 3):
             self._arrive(state, walk, cost)
             return
         if walk.steps >= self.max_steps:

@@ -61,7 +61,7 @@ class Component:
 def learn(
     x: np.ndarray, log_weights: np.ndarray, rng: np.random.Generator
 ) -> tuple[list[Component], np.ndarray] | None:
-    """A Student-t mixture fitted to weighted draws ``x [n, p]``, and its shares; None if they are too few.
+    """A Student-t mixture fitted to weighted draws ``x [n, p]``, and its shares; None if they are too few or too far apart.
 
     Args:
         x: The draws.
@@ -92,7 +92,10 @@ def learn(
     edges = np.cumsum(weight)
     places = np.searchsorted(edges, (np.arange(_POINTS) + rng.uniform()) / _POINTS * edges[-1])
     chosen, times = np.unique(np.minimum(places, len(x) - 1), return_counts=True)
-    blocks, shares = student_mixture(x[chosen], times / _POINTS, mean, covariance, k, effective, rng)
+    try:
+        blocks, shares = student_mixture(x[chosen], times / _POINTS, mean, covariance, k, effective, rng)
+    except np.linalg.LinAlgError:  # draws so far apart that their scatter has no root in floating point
+        return None
     return [Component(b, _DEGREES) for b in blocks], shares
 
 

@@ -127,14 +127,13 @@ def judge(
         elif status is Status.INTERRUPTED:
             next_step = "run the fit to its end."
         else:
-            next_step = (
-                "look for a prior or a transform that overflows; lowerbound names the site when no start is finite."
-            )
+            next_step = "look for a prior or a transform that overflows there."
     elif (
         status.converged
         and gap.value - 2 * min(gap.se, GAP) < GAP
         and gap.value < 4 * GAP
         and w.pareto_k < GOOD_K
+        and w.bad == 0
         and not moved
         and not modes
     ):
