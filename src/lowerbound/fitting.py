@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status
-from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.importance import Weighted, weigh
-from lowerbound.diagnostics.nonfinite import check_starts, culprits, flat_sites
-from lowerbound.diagnostics.verdict import Verdict, VerdictStatus, judge, shift_of
+from lowerbound.diagnostics.assessment import Assessment, assess
+from lowerbound.diagnostics.nonfinite import check_starts
+from lowerbound.diagnostics.verdict import VerdictStatus
 from lowerbound.errors import DataError, NotFiniteError, TrustWarning
 from lowerbound.families import Block, Family, PointMass
 from lowerbound.kernel import Kernel
@@ -28,8 +27,6 @@ from lowerbound.report.progress import Progress
 from lowerbound.sites import SiteMap
 from lowerbound.threads import host_threads
 
-#: Weighted draws kept with a posterior, at most, as numbers.
-_POOL_NUMBERS = 2**25
 #: A standard deviation that only a flat direction has; arithmetic ends there before the widening does.
 _ENDLESS = 1e12
 
@@ -127,14 +124,13 @@ def fit(
             q, status, modes = run(chosen, kernel, chosen_family, seed, record)
             display.update("weighing draws", {"evaluations": kernel.evaluations})
             try:
-                verdict, weighted = assess(kernel, q, status, chosen.rule(), modes, seed, num_draws)
+                assessment = assess(kernel, q, status, chosen.rule(), modes, seed, num_draws)
             except KeyboardInterrupt:
                 status = Status.INTERRUPTED
-                verdict, weighted = assess(kernel, q, status, chosen.rule(), modes, seed, num_draws)
+                assessment = assess(kernel, q, status, chosen.rule(), modes, seed, num_draws)
+        verdict = assessment.verdict
     total = time.perf_counter() - start
-    posterior = assemble(
-        bound, kernel, q, status, verdict, weighted, rows, total, seed, chosen_family.name, chosen.name
-    )
+    posterior = assemble(bound, kernel, q, status, assessment, rows, total, seed, chosen_family.name, chosen.name)
     if verdict.status is VerdictStatus.NOT_TRUSTED:
         warnings.warn(f"{verdict.sentence} {verdict.next_step}".strip(), TrustWarning, stacklevel=2)
     return posterior
@@ -168,65 +164,12 @@ def run(
     return q, status, algorithm.modes(state)
 
 
-def assess(
-    kernel: Kernel, q: Block, status: Status, rule: str, modes: list, seed: int, num_draws: int | None
-) -> tuple[Verdict, Weighted | None]:
-    """Weigh draws of q and judge it."""
-    names = kernel.model.coordinate_names()
-    p = kernel.dimension
-    if q.noise_dimension == 0:
-        return _point_verdict(status, rule), None
-    rng = np.random.default_rng([seed, 1])
-    # Six rounds of draws in half a GiB at most.
-    size = num_draws or max(128, min(2048, 2**26 // (6 * p) // 64 * 64))
-    rounds = 6
-    if status is Status.INTERRUPTED:  # whoever pressed Ctrl-C is waiting
-        rounds, size = 1, min(size, 2 * kernel.batch)
-    elif status in (Status.FLAT, Status.UNBOUNDED, Status.NOT_FINITE):  # there is nothing to correct
-        rounds = 1
-    weighted = weigh(kernel, q, modes, rng, rounds=rounds, size=size)
-    flat: tuple[str, ...] = ()
-    if status is Status.FLAT:
-        flat = tuple(flat_sites(kernel, weighted.draws[: kernel.batch])) or _widest(kernel, q)
-    shift = shift_of(weighted, q, flat)
-    verdict = judge(status, rule, weighted, modes, shift, names)
-    if status is Status.NOT_FINITE or weighted.bad > 0:
-        worst = np.argsort(np.isfinite(weighted.log_density), kind="stable")
-        found = culprits(kernel, weighted.draws[worst[: kernel.batch]])
-        verdict = dataclasses.replace(
-            verdict, reasons=verdict.reasons + tuple(f"not finite somewhere: {f}" for f in found)
-        )
-    return verdict, weighted
-
-
-def _widest(kernel: Kernel, q: Block) -> tuple[str, ...]:
-    sd = np.sqrt(np.asarray(q.variance()))
-    return tuple(kernel.model.sites_of(np.flatnonzero(sd > 1e-3 * sd.max())))
-
-
-def _point_verdict(status: Status, rule: str) -> Verdict:
-    return Verdict(
-        VerdictStatus.NOT_TRUSTED,
-        "a point mass is the mode of the posterior, not an approximation of it: it has no spread.",
-        (status.sentence + (f" ({rule})" if status is Status.CONVERGED else ""),),
-        (),
-        "leave family out for an approximate posterior.",
-        status.converged,
-        rule,
-        Estimate(-np.inf, 0.0),
-        np.inf,
-        Estimate(np.inf, 0.0),
-        0.0,
-    )
-
-
 def assemble(
     model: Model,
     kernel: Kernel,
     q: Block,
     status: Status,
-    verdict: Verdict,
-    weighted: Weighted | None,
+    assessment: Assessment,
     rows: list[tuple[Info, float]],
     total: float,
     seed: int,
@@ -241,15 +184,6 @@ def assemble(
         np.array([i.elbo_se for i in infos], float),
         np.array([s for _, s in rows], float),
     )
-    if weighted is None:
-        pool, weights, log_weights = np.asarray(q.mean)[None], np.ones(1), np.empty(0)
-        evidence, k = Estimate(np.nan, np.nan), np.inf
-    else:
-        keep = slice(0, max(1, _POOL_NUMBERS // model.dimension))
-        pool, log_weights = weighted.draws[keep], weighted.log_weights[keep]
-        weights = np.exp(weighted.smoothed[keep])
-        weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(pool), 1 / len(pool))
-        evidence, k = Estimate(weighted.log_evidence, weighted.log_evidence_se), weighted.pareto_k
     steps = max((i.step for i in infos), default=0)
     versions = {n: importlib.metadata.version(n) for n in ("jax", "numpyro", "numpy")}
     from lowerbound import __version__
@@ -257,10 +191,10 @@ def assemble(
     return Posterior(
         q,
         status,
-        verdict,
-        evidence,
-        k,
-        log_weights,
+        assessment.verdict,
+        assessment.log_evidence,
+        assessment.pareto_k,
+        assessment.log_weights,
         trace,
         {"compile": kernel.compile_seconds, "run": total - kernel.compile_seconds, "total": total},
         {"steps": steps, "evaluations": kernel.evaluations},
@@ -270,9 +204,11 @@ def assemble(
         family_name,
         algorithm_name,
         dict(zip(model.argument_names, model.arguments, strict=True)),
+        assessment.source,
+        assessment.effective,
         SiteMap(model.sites, model.deterministics, model),
-        pool,
-        weights,
+        assessment.draws,
+        assessment.weights,
     )
 
 

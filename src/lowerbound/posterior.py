@@ -10,7 +10,7 @@ import numpy as np
 
 from lowerbound.algorithms.base import Status
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
+from lowerbound.diagnostics.verdict import Verdict
 from lowerbound.errors import DataError, IncompatibleError
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import Block, Point
@@ -63,6 +63,8 @@ class Posterior:
         counts: ``steps``, and ``evaluations`` of the log density and its gradient.
         seed: The seed of the fit.
         versions: Of the libraries that made it.
+        source: What ``sample`` and the moments report: ``"q"``, ``"importance"`` or ``"chains"``.
+        effective: Effective number of repaired draws, where ``source`` is not ``"q"``.
     """
 
     q: Block
@@ -80,6 +82,8 @@ class Posterior:
     family_name: str
     algorithm_name: str
     observed: Mapping[str, np.ndarray] = field(repr=False)
+    source: str
+    effective: float
     _sites: SiteMap = field(repr=False)
     _pool: np.ndarray = field(repr=False)
     _pool_weights: np.ndarray = field(repr=False)
@@ -96,14 +100,14 @@ class Posterior:
 
     @property
     def corrected(self) -> bool:
-        """Whether draws and moments are importance-corrected ones."""
-        return self.verdict.status is VerdictStatus.CORRECTED
+        """Whether draws and moments are repaired ones: importance-weighted, or of short chains."""
+        return self.source != "q"
 
     def sample(self, n: int = 1000, *, seed: int = 0) -> dict[str, np.ndarray]:
         """Draws by site name, ``[n, *shape]``, with deterministics.
 
-        Where the verdict is CORRECTED they are resampled from the weighted draws (systematic
-        resampling, in random order); else they are independent draws of q.
+        Where :attr:`source` is ``"q"`` they are independent draws of q; else they are resampled from
+        the repaired draws (systematic resampling, in random order).
 
         Args:
             n: Number of draws.
@@ -207,7 +211,7 @@ class Posterior:
         values, w = self._moments()
         mean, sd = self.mean(), self.sd()
         low, high = f"hdi_{100 * (1 - hdi_prob) / 2:g}%", f"hdi_{100 * (1 + hdi_prob) / 2:g}%"
-        ess = float(1 / (w**2).sum())
+        ess = min(self.effective, float(1 / (w**2).sum())) if self.corrected else float(len(w))
         rows, index = [], []
         for name, v in values.items():
             flat = v.reshape(len(v), -1)

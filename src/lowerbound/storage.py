@@ -82,6 +82,8 @@ def save(posterior: Posterior, path: Any) -> None:
         "seed": p.seed,
         "versions": p.versions,
         "names": [p.model_name, p.family_name, p.algorithm_name],
+        "source": p.source,
+        "effective": _number(p.effective),
         "sites": [
             [s.name, str(s.support), list(s.shape), list(s.plates), s.start, list(s.unconstrained_shape)]
             for s in p._sites.sites.values()
@@ -187,6 +189,8 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         family_name,
         algorithm_name,
         {k: arrays[f"observed.{k}"] for k in meta["observed"]},
+        meta["source"],
+        float(meta["effective"]),
         SiteMap.from_exported(sites, {k: tuple(s) for k, s in meta["deterministics"].items()}, programs),
         arrays["pool"],
         arrays["pool_weights"],

@@ -187,6 +187,37 @@ def test_the_elbo_rises_from_start_to_end(fitted):
         assert trace[-1] > trace[0] - 0.05, name
 
 
+@fitters
+def test_the_trace_and_the_posterior_speak_of_one_elbo(fitter: Fitter, fitted):
+    # The trace's last number is on the fit's own noise, the posterior's on fresh draws; constants are kept in both.
+    posterior = fitted[fitter.name]
+    if posterior.is_point:
+        assert posterior.elbo.value == -np.inf
+        return
+    # Gradient VI that is stopped at 2,000 steps has had no window to measure an error in: that of 100 steps, then.
+    last, se = posterior.trace.elbo[-1], np.nan_to_num(posterior.trace.elbo_se[-1], nan=0.05)
+    assert abs(last - posterior.elbo.value) < 0.05 + 5 * np.hypot(se, posterior.elbo.se)
+
+
+def test_gradient_vi_comes_to_rest_on_the_answer():
+    # Noisy steps, but averaged and with a rate that is cut: sqrt(2 KL) below 0.1 from the exact Gaussian.
+    root = np.array([[1.0, 0.0, 0.0], [-0.9, 0.4, 0.0], [0.5, 0.2, 2.0]])
+    whiten = np.linalg.inv(root)
+
+    def density(x):
+        e = whiten @ (x - np.array([3.0, -1.0, 50.0]))
+        return -0.5 * e @ e
+
+    target = lb.LogDensity(density, {"x": lb.Site(shape=(3,))})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrustWarning)
+        posterior = lb.fit(target, algorithm="gradient_vi", family="dense", num_draws=128)
+    assert posterior.status is Status.CONVERGED
+    e, ratio = whiten @ (posterior.q.mean - [3.0, -1.0, 50.0]), whiten @ posterior.q.covariance() @ whiten.T
+    kl = 0.5 * (np.trace(ratio) - 3 - np.linalg.slogdet(ratio)[1] + e @ e)
+    assert np.sqrt(2 * kl) < 0.1
+
+
 def test_richer_families_have_higher_bounds(fitted):
     # log p(x) >= dense >= product >= diagonal, each within the errors of the two.
     names = ("score regression, dense", "score regression, product", "score regression, diagonal")

@@ -96,10 +96,12 @@ def test_every_draw_appears_floor_or_ceil_of_n_times_its_weight(corrected):
 
 
 def test_resampled_draws_come_in_random_order(corrected):
-    # Draws are wanted in any part: the first half has the mean of the second.
-    x = corrected.sample(4000, seed=5)["log_rate"]
-    first, second = x[:2000], x[2000:]
-    se = np.sqrt(first.var() / 2000 + second.var() / 2000)
+    # Draws are wanted in any part. Five times as many as the pool has: each appears several times, and copies
+    # that stood next to each other would show as an autocorrelation.
+    n = 5 * len(corrected._pool)
+    x = corrected.sample(n, seed=5)["log_rate"]
+    first, second = x[: n // 2], x[n // 2 :]
+    se = np.sqrt(first.var() / len(first) + second.var() / len(second))
     assert abs(first.mean() - second.mean()) < 5 * se
     centred = x - x.mean()
     assert np.abs(z_score(centred[1:] * centred[:-1], 0.0)) < 5

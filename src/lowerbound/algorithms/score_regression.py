@@ -195,7 +195,9 @@ class ScoreRegression(Algorithm):
         walk = state.walk
         if walk is None:
             return state, Info(state.phase, state.search.iteration)
-        return state, Info(state.phase, walk.taken + walk.averaged, walk.current.elbo, walk.current.elbo_se, status=state.status)
+        return state, Info(
+            state.phase, walk.taken + walk.averaged, walk.current.elbo, walk.current.elbo_se, status=state.status
+        )
 
     def output(self, state: _State) -> Block | None:
         if state.walk is None:

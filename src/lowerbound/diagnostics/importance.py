@@ -75,12 +75,13 @@ class Weighted:
 
     @property
     def even(self) -> bool:
-        """Whether no draw matters: over half of them effective, and none with more than 1/200 of the weight.
+        """Whether no draw matters: over half of them effective, and none with ten times its share of the weight.
 
         k-hat describes the tail beyond the largest 3 sqrt(n) weights; where all weights are alike that tail is
         a detail of the mixture, and k-hat arbitrary.
         """
-        return bool(self.effective > 0.5 * len(self.draws) and self.smoothed.max() < np.log(1 / 200))
+        n = len(self.draws)
+        return bool(self.effective > 0.5 * n and self.smoothed.max() < np.log(10 / n))
 
     @property
     def effective(self) -> float:

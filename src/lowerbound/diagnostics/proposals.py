@@ -61,7 +61,7 @@ class Component:
 def learn(
     x: np.ndarray, log_weights: np.ndarray, rng: np.random.Generator
 ) -> tuple[list[Component], np.ndarray] | None:
-    """A Student-t mixture fitted to weighted draws ``x [n, p]``, and its shares; None if they are too few or too far apart.
+    """A Student-t mixture fitted to weighted draws ``x [n, p]``, and its shares; None if they are too few or far apart.
 
     Args:
         x: The draws.

@@ -7,12 +7,14 @@ The rules, in order:
 * TRUSTED if the stopping rule was met, the estimated gap KL(q || p) is below 0.005 nats (beyond its
   error), k-hat < 0.5, and importance weighting moves no mean by more than 0.05 sd and no sd by more
   than 5%: q is the posterior, for every use that a sample of some thousand draws has.
-* CORRECTED if the weights of the defensive mixture can bear the correction: k-hat < 0.5, or < 0.7 with a
-  quarter of the draws effective (a mixture that has been taught and is still less efficient has met a
+* CORRECTED if the weights of the defensive mixture can bear the correction: k-hat < 0.5, or < 0.7 with
+  two in five of the draws effective (a mixture that has been taught and is still less efficient has met a
   shape it cannot take, and what it misses k-hat cannot see), or weights so even that their tail means
   nothing; at least 1,000 effective draws; and two halves of the draws that agree. The draws returned
   are importance resamples, not q's.
-* NOT_TRUSTED otherwise.
+* CORRECTED too if short Hamiltonian chains started from the weighted draws have mixed (R-hat < 1.02 over
+  all chains, at least 1,000 effective draws, fewer than 0.1% divergent): the draws are the chains'.
+* NOT_TRUSTED otherwise. If the chains came near (R-hat < 1.2) the draws are theirs all the same.
 
 Thresholds: k-hat from Vehtari et al. (2024); 1,000 effective draws are a Monte Carlo error of 0.03 sd;
 0.005 nats move a mean by at most 0.1 sd in the worst direction there is.
@@ -20,12 +22,13 @@ Thresholds: k-hat from Vehtari et al. (2024); 1,000 effective draws are a Monte 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
 
 from lowerbound.algorithms.base import Mode, Status
+from lowerbound.diagnostics.chains import Chains
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.importance import Weighted
 from lowerbound.families import Block
@@ -34,7 +37,7 @@ GAP = 0.005
 SHIFT = 0.05
 USABLE_K = 0.7
 GOOD_K = 0.5
-LEARNED = 0.25
+LEARNED = 0.4
 EFFECTIVE = 1000
 
 
@@ -62,6 +65,7 @@ class Verdict:
         kl_gap: Estimated KL(q || p), in nats.
         effective: Effective draws behind the weights.
         not_checked: What this verdict does not cover.
+        fatal: Whether the fit ended for a reason that leaves no answer.
     """
 
     status: VerdictStatus
@@ -76,6 +80,8 @@ class Verdict:
     kl_gap: Estimate
     effective: float
     not_checked: tuple[str, ...] = field(default=())
+
+    fatal: bool = False
 
     @property
     def trusted(self) -> bool:
@@ -184,6 +190,46 @@ def judge(
         gap,
         w.effective,
         ("modes that no start found", "tails that neither q nor its Student-t reaches"),
+        fatal or w.bad > 0.01,
+    )
+
+
+def judge_chains(verdict: Verdict, chains: Chains) -> Verdict:
+    """A NOT_TRUSTED verdict after short chains: CORRECTED if they have mixed."""
+    found = (
+        f"short Hamiltonian chains: R-hat {chains.r_hat:.3f}, {chains.effective:.0f} effective draws, "
+        f"{chains.divergent:.2%} divergent"
+    )
+    if chains.mixed:
+        return replace(
+            verdict,
+            status=VerdictStatus.CORRECTED,
+            sentence="q does not match the posterior; the draws returned are those of short chains started from it, "
+            f"which have mixed ({chains.effective:.0f} effective).",
+            reasons=(*verdict.reasons, found),
+            next_step="",
+            effective=chains.effective,
+        )
+    sentence = verdict.sentence
+    if chains.usable:
+        sentence += " The draws returned are those of short chains, which are nearer but have not mixed."
+    return replace(verdict, sentence=sentence, reasons=(*verdict.reasons, found))
+
+
+def judge_point(status: Status, rule: str) -> Verdict:
+    """The verdict on a point mass: it has no spread to be trusted."""
+    return Verdict(
+        VerdictStatus.NOT_TRUSTED,
+        "a point mass is the mode of the posterior, not an approximation of it: it has no spread.",
+        (status.sentence + (f" ({rule})" if status is Status.CONVERGED else ""),),
+        (),
+        "leave family out for an approximate posterior.",
+        status.converged,
+        rule,
+        Estimate(-np.inf, 0.0),
+        np.inf,
+        Estimate(np.inf, 0.0),
+        0.0,
     )
 
 
