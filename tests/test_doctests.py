@@ -10,7 +10,6 @@ import pytest
 
 import lowerbound
 
-
 MODULES = sorted(
     m.name for m in pkgutil.walk_packages(lowerbound.__path__, "lowerbound.") if m.name != "lowerbound.__main__"
 )

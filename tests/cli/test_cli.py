@@ -291,8 +291,8 @@ def test_the_same_seed_gives_the_same_bits(run):
 
 
 def test_not_trusted_exits_with_3(run):
-    """A diagonal Gaussian on raw units: the intercept and the slope are correlated by 0.99."""
-    result = run("fit", "linear-regression", "--family", "diagonal", "--json")
+    """A point mass has no spread to be trusted."""
+    result = run("fit", "linear-regression", "--family", "point_mass", "--json")
     answer = json.loads(result.stdout)
     assert (result.returncode == NOT_TRUSTED) == (answer["verdict"]["status"] == "NOT_TRUSTED")
     assert result.returncode == NOT_TRUSTED

@@ -30,8 +30,10 @@ def _assert_solved(
 ) -> None:
     assert posterior.trace.phase.count("fitting") <= steps
     assert posterior.verdict.status is VerdictStatus.TRUSTED
-    assert posterior.elbo.value == pytest.approx(LOG_EVIDENCE, rel=0, abs=1e-9 + rounding)
-    assert posterior.log_evidence.value == pytest.approx(LOG_EVIDENCE, rel=0, abs=1e-9 + rounding)
+    # One step from N(0, I) solves for q with an error of eps cond, which shows in single draws and is stated as such.
+    for estimate in (posterior.elbo, posterior.log_evidence):
+        assert estimate.se < 1e-7
+        assert estimate.value == pytest.approx(LOG_EVIDENCE, rel=0, abs=1e-9 + rounding + 5 * estimate.se)
     # In coordinates in which the answer is N(0, I), so that no direction is excused by a wide one.
     got = whiten @ posterior.q.scale_tril
     assert np.abs(whiten @ (posterior.q.mean - mean)).max() < 1e-6

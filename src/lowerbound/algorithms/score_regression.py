@@ -262,7 +262,7 @@ class ScoreRegression(Algorithm):
         size, cost = found.size, found.noise_cost
         walk.pace.update(c.factor, c.factor @ found.move, size, cost)
         settled = min(1.0, walk.pace.limit) * size
-        if settled < self.tolerance and (not found.affine or size < 1e-6 or walk.taken >= 3):
+        if settled < self.tolerance and (not found.affine or size < 1e-8 or walk.taken >= 3):
             self._arrive(state, walk, cost)
             return
         if walk.steps >= self.max_steps:

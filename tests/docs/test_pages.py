@@ -1,0 +1,250 @@
+"""The pages say what is so: their code runs, their links lead somewhere, and every public name is on one of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import lowerbound as lb
+from lowerbound.cli import app
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [README, *DOCS]
+#: A fence, what follows its language, and what is inside; blocks inside lists would need their indent taken off.
+FENCE = re.compile(r"^```([\w-]*) *([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, what stands beside it, its text, and its first line in the file."""
+
+    language: str
+    info: str
+    text: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [Block(m[1], m[2], m[3], text.count("\n", 0, m.start()) + 2) for m in FENCE.finditer(text)]
+
+
+def code(page: Path) -> list[Block]:
+    return [b for b in blocks(page) if b.language == "python" and b.info != "no-run"]
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def outside_fences(page: Path) -> str:
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+# -- the code ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if code(p)], ids=name)
+def test_code_runs(page, tmp_path, monkeypatch):
+    """Every block of a page, in order, in one namespace. One that begins with ``# name.py`` is that file too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    try:
+        for block in code(page):
+            if file := re.match(r"# (\w+\.py)\n", block.text):
+                (tmp_path / file[1]).write_text(block.text, encoding="utf-8")
+            # Blank lines before it, so that a traceback has the line of the page.
+            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
+    finally:
+        for module in set(sys.modules) - before:
+            if str(getattr(sys.modules[module], "__file__", None)).startswith(str(tmp_path)):
+                del sys.modules[module]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_blocks_are_written_so_that_they_are_found(page):
+    found = blocks(page)
+    assert page.read_text(encoding="utf-8").count("```") == 2 * len(found), "a fence that is indented, or not closed"
+    assert {b.language for b in found} <= {"python", "console", "text"}
+    for block in found:
+        assert block.info in ("", "no-run"), f"line {block.line}: {block.info!r} after the language"
+        if block.info == "no-run":
+            above = page.read_text(encoding="utf-8").splitlines()[: block.line - 2]
+            reason = " ".join(above[-3:]).lower()
+            assert "not run" in reason, f"line {block.line}: say in the text above why it is not run"
+
+
+def run_command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    path = os.pathsep.join(filter(None, [str(Path(lb.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, "-m", "lowerbound", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_command_of_the_readme_runs(tmp_path):
+    [model] = [b.text for b in code(README) if b.text.startswith("# line.py")]
+    (tmp_path / "line.py").write_text(model, encoding="utf-8")
+    x = np.linspace(-1, 1, 30)
+    y = 1 + 2 * x + 0.5 * np.random.default_rng(0).normal(size=30)
+    np.savetxt(tmp_path / "line.csv", np.stack([x, y], 1), delimiter=",", header="x,y", comments="")
+    [line] = [n for b in blocks(README) if b.language == "console" for n in b.text.splitlines() if "line.py" in n]
+    command, *arguments = shlex.split(line)
+    assert command == "lowerbound"
+    done = run_command(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert lb.load(tmp_path / "line.lb").sites == ("intercept", "slope", "sigma")
+
+
+def test_the_result_in_the_readme_is_that_of_the_demo():
+    # The same parameters, the same verdict, and means within a Monte Carlo error: digits differ between machines.
+    [shown] = [b.text for b in blocks(README) if b.text.startswith("Posterior of eight_schools")]
+    demo = run_command("fit", "eight-schools", cwd=ROOT)
+    assert demo.returncode in (0, 3), demo.stderr
+
+    def read(text: str) -> tuple[dict[str, list[float]], str]:
+        title, _, head, *lines = text.splitlines()
+        end = lines.index("")
+        rows = {n: [float(v) for v in values] for n, *values in map(str.split, lines[:end])}
+        return rows, " ".join([title, head.strip(), lines[end + 1].split(":")[0]])
+
+    (rows, rest), (rows_now, rest_now) = read(shown), read(demo.stdout)
+    assert rest.split() == rest_now.split()
+    assert list(rows) == list(rows_now)
+    for parameter, (mean, sd, *_) in rows.items():
+        assert abs(mean - rows_now[parameter][0]) < 0.15 * sd, parameter
+
+
+# -- what they cover -----------------------------------------------------------------------------------
+
+
+def everything() -> str:
+    return "\n".join(p.read_text(encoding="utf-8") for p in DOCS)
+
+
+@pytest.mark.parametrize("part", ["families", "algorithms", "objectives", "gradients"])
+def test_every_public_name_is_on_a_page(part):
+    text = everything()
+    missing = [n for n in getattr(lb, part).__all__ if not re.search(rf"\b{n}\b", text)]
+    assert not missing, f"lowerbound.{part}: on no page of docs/: {missing}"
+
+
+@pytest.mark.parametrize("status", [*lb.Status, *lb.VerdictStatus], ids=lambda s: s.name)
+def test_every_status_is_explained(status):
+    assert f"`{status.name}`" in everything()
+
+
+def test_every_top_level_name_is_on_a_page():
+    text = everything()
+    names = [n for n in lb.__all__ if not n.startswith("_")]
+    missing = [n for n in names if not re.search(rf"\blb\.{n}\b|import {n}\b", text)]
+    # `expectations` and `model` are named by their place in the design.
+    assert not [n for n in missing if f"`{n}/`" not in text], missing
+
+
+def test_every_error_is_on_the_page_of_models():
+    text = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    errors = [n for n, v in vars(lb.errors).items() if isinstance(v, type) and v.__module__ == "lowerbound.errors"]
+    assert errors
+    assert not [n for n in errors if n not in text]
+
+
+def test_every_public_attribute_of_a_posterior_is_on_its_page():
+    text = (ROOT / "docs/posterior.md").read_text(encoding="utf-8")
+    names = {n for n in dir(lb.Posterior) if not n.startswith("_")}
+    names |= {n for n in lb.Posterior.__dataclass_fields__ if not n.startswith("_")}
+    missing = sorted(n for n in names if not re.search(rf"\b{n}\b", text))
+    assert not missing, missing
+
+
+def test_every_option_of_the_command_line_is_on_its_page():
+    import typer.main
+
+    page = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    commands = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    options = {o for c in commands.values() for p in c.params for o in p.opts if o.startswith("--") and o != "--help"}
+    assert options == set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page))
+    for command in commands:
+        assert f"lowerbound {command}" in page
+
+
+@pytest.mark.parametrize("algorithm", ["ScoreRegression", "SampleAverage", "GradientVI", "Maximum"])
+def test_the_table_of_options_has_each_with_its_default(algorithm):
+    cls = getattr(lb.algorithms, algorithm)
+    page = (ROOT / f"docs/methods/{cls.name}.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([^|]*) \|$", page.partition("## Options")[2], re.MULTILINE))
+    made = cls()
+    assert set(rows) == set(cls.__dataclass_fields__)
+    for option, shown in rows.items():
+        value = getattr(made, option)
+        if isinstance(value, (int, float)):
+            assert float(shown.replace(",", "")) == value, option
+        else:
+            assert shown.strip("`") == str(value), option
+
+
+def test_the_thresholds_of_the_verdict_are_those_in_the_code():
+    from lowerbound.diagnostics import chains, verdict
+
+    page = " ".join((ROOT / "docs/verdict.md").read_text(encoding="utf-8").partition("## The rules")[2].split())
+    shift, k = verdict.SHIFT, (verdict.GOOD_K, verdict.USABLE_K)
+    for said in (
+        f"gap − 2 · min(its standard error, {verdict.GAP:g}) < {verdict.GAP:g} nats",
+        f"and gap < {4 * verdict.GAP:g} nats",
+        f"mean by more than {shift:g} standard deviations, and no log standard deviation by more than {shift:g};",
+        f"k-hat < {k[0]:g}; or k-hat < {k[1]:g} with more than {verdict.LEARNED:.0%} of the draws effective;",
+        f"at least {verdict.EFFECTIVE:,} effective draws;",
+        f"p ≤ {chains.LARGEST}",
+    ):
+        assert said in page, said
+
+
+def test_the_compatibility_table_is_the_one_in_the_code():
+    page = (ROOT / "docs/methods/gradient_vi.md").read_text(encoding="utf-8")
+    for objective, gradients in lb.gradients.COMPATIBLE.items():
+        assert f"| `{objective}` | {', '.join(f'`{g}`' for g in gradients)} |" in page
+
+
+# -- links ---------------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    heads = re.findall(r"^#+ (.+)$", outside_fences(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    for link in LINK.findall(outside_fences(page)):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_file(), f"{link}: there is no such file"
+        if page in DOCS:
+            assert target in DOCS, f"{link}: outside docs/, which the built pages cannot reach"
+        if anchor:
+            assert anchor in anchors(target), f"{link}: no such heading"
+
+
+def test_every_page_is_in_the_navigation():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    assert set(re.findall(r": (\S+\.md)$", text, re.MULTILINE)) == {
+        p.relative_to(ROOT / "docs").as_posix() for p in DOCS
+    }

@@ -1,0 +1,81 @@
+"""Short chains: they draw from the target, and know when they have not."""
+
+from __future__ import annotations
+
+import arviz
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpyro.distributions import constraints
+from scipy import stats
+
+import lowerbound as lb
+from lowerbound.diagnostics.chains import mixing, run_chains
+from lowerbound.diagnostics.importance import weigh
+from lowerbound.families import DenseGaussian
+from lowerbound.fitting import as_model
+from lowerbound.kernel import Kernel
+
+
+def chains_of(density, shape, start, seed=0, **options):
+    kernel = Kernel(as_model(lb.LogDensity(density, {"x": lb.Site(constraints.real, shape)})))
+    rng = np.random.default_rng(seed)
+    return run_chains(kernel, weigh(kernel, start, [], rng, **options), rng)
+
+
+def z_of(draws: np.ndarray, truth: float) -> float:
+    """z of the mean of ``[transitions, chains]``: chains are independent of one another."""
+    means = draws.mean(0)
+    return (means.mean() - truth) / (means.std(ddof=1) / np.sqrt(len(means)))
+
+
+def test_moments_of_a_skewed_target():
+    """log of Gamma(2, 1), whose mean and variance are digamma(2) and trigamma(2)."""
+    chains = chains_of(lambda x: jnp.sum(2 * x - jnp.exp(x)), (2,), DenseGaussian(np.zeros(2), np.eye(2)))
+    law = stats.loggamma(2)
+    assert chains.mixed
+    for j in range(2):
+        x = chains.draws[:, :, j]
+        assert abs(z_of(x, law.mean())) < 5
+        assert abs(z_of((x - law.mean()) ** 2, law.var())) < 5
+        assert abs(z_of(x < law.ppf(0.05), 0.05)) < 5
+
+
+def test_a_poor_q_is_forgotten():
+    """From a Gaussian that is four times too narrow and off by two of the target's sds."""
+    chains = chains_of(lambda x: -0.5 * jnp.sum(x**2), (3,), DenseGaussian(np.full(3, 2.0), 0.25 * np.eye(3)), rounds=1)
+    assert abs(z_of(chains.draws[50:, :, 0], 0.0)) < 5
+    assert abs(z_of(chains.draws[50:, :, 0] ** 2, 1.0)) < 5
+
+
+def test_a_funnel_is_not_called_mixed():
+    def funnel(x):
+        return -(x[0] ** 2) / 18 - 0.5 * jnp.sum(x[1:] ** 2) * jnp.exp(-x[0]) - 4.5 * x[0]
+
+    chains = chains_of(funnel, (10,), DenseGaussian(np.zeros(10), np.eye(10)))
+    assert not chains.mixed
+
+
+@pytest.mark.parametrize("lag", [0.0, 0.5, 0.9])
+def test_mixing_agrees_with_arviz(lag):
+    """Autoregressive chains, the split R-hat and the effective number of ArviZ's mean."""
+    rng = np.random.default_rng(1)
+    x = np.zeros((400, 8, 1))
+    for t in range(1, 400):
+        x[t] = lag * x[t - 1] + np.sqrt(1 - lag**2) * rng.standard_normal((8, 1))
+    x = x[100:]
+    r_hat, effective = mixing(x)
+    by_chain = x[:, :, 0].T
+    spread = np.abs(by_chain - np.median(by_chain))
+    theirs = min(float(arviz.ess(a, method="mean")) for a in (by_chain, spread))
+    assert r_hat == pytest.approx(max(float(arviz.rhat(a, method="split")) for a in (by_chain, spread)), abs=2e-3)
+    assert effective == pytest.approx(theirs, rel=0.1)
+
+
+def test_chains_apart_are_seen():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((100, 8, 2))
+    x[:, :4, 1] += 3.0
+    assert mixing(x)[0] > 1.5
+    wide = rng.standard_normal((100, 8, 1)) * np.where(np.arange(8) < 4, 1.0, 3.0)[:, None]
+    assert mixing(wide)[0] > 1.1  # the same place, another spread
