@@ -161,6 +161,8 @@ def run(
         )
     if status in (Status.STALLED, Status.MAX_STEPS) and np.sqrt(np.asarray(q.variance())).max() > _ENDLESS:
         status = Status.FLAT
+    if not status.converged and status is not Status.INTERRUPTED and np.abs(np.asarray(q.mean)).max() > _ENDLESS**2:
+        status = Status.UNBOUNDED
     return q, status, algorithm.modes(state)
 
 

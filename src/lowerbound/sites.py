@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lowerbound.errors import DataError, FileFormatError
+from lowerbound.errors import DataError, FileFormatError, unknown_name
 from lowerbound.kernel import compile_once, lift
 from lowerbound.model.base import Model, Site
 from lowerbound.precision import float64
@@ -61,6 +61,9 @@ class SiteMap:
         """The vectors ``[n, p]`` and log |det dT/du| ``[n]`` of constrained values, draws first."""
         if self._unconstrain is None:
             self._unconstrain = self._compile_unconstrain()
+        unknown = [k for k in values if k not in self.shapes]
+        if unknown:
+            raise unknown_name("site", unknown[0], self.sites)
         stacked = {}
         for name, s in self.sites.items():
             if name not in values:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lowerbound.errors import IncompatibleError
 from lowerbound.families.base import Block, Family
 from lowerbound.kernel import Kernel
 
@@ -63,6 +64,13 @@ class Mode(NamedTuple):
     mean: np.ndarray
     covariance: np.ndarray
     elbo: float
+
+
+def check_positive(owner: str, **options: float) -> None:
+    """Refuse options that are not positive numbers, by name."""
+    for name, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not value > 0:
+            raise IncompatibleError(f"{owner}({name}={value!r}): needed: a positive number.")
 
 
 class Algorithm(ABC):

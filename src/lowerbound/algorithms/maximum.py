@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lowerbound.algorithms.base import Algorithm, Info, Status
+from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
 from lowerbound.algorithms.search import Search
 from lowerbound.errors import IncompatibleError
 from lowerbound.families import Block, Family, Point, PointMass
@@ -32,6 +32,9 @@ class Maximum(Algorithm):
     tolerance: float = 1e-9
     max_steps: int = 500
     name = "maximum"
+
+    def __post_init__(self) -> None:
+        check_positive("Maximum", tolerance=self.tolerance, max_steps=self.max_steps)
 
     def rule(self) -> str:
         return f"the next quasi-Newton step promises less than {self.tolerance:g} nats"

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from lowerbound.algorithms.base import Algorithm, Info, Status
+from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
 from lowerbound.algorithms.quasi_newton import LimitedInverse
 from lowerbound.algorithms.search import End, Search, local_elbos
 from lowerbound.errors import IncompatibleError
@@ -69,8 +69,17 @@ class SampleAverage(Algorithm):
     num_samples: int = 64
     tolerance: float = 0.01
     max_steps: int = 1000
-    overfit: float = 0.01
+    overfit: float = 0.003
     name = "sample_average"
+
+    def __post_init__(self) -> None:
+        check_positive(
+            "SampleAverage",
+            num_samples=self.num_samples,
+            tolerance=self.tolerance,
+            max_steps=self.max_steps,
+            overfit=self.overfit,
+        )
 
     def rule(self) -> str:
         return (

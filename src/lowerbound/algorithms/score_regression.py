@@ -37,7 +37,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lowerbound.algorithms.base import Algorithm, Info, Mode, Status
+from lowerbound.algorithms.base import Algorithm, Info, Mode, Status, check_positive
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.algorithms.regression import TAU, Iterate, Regression, evaluate
 from lowerbound.algorithms.search import End, Search, local_elbos
@@ -143,6 +143,9 @@ class ScoreRegression(Algorithm):
     tolerance: float = 0.01
     max_steps: int = 200
     name = "score_regression"
+
+    def __post_init__(self) -> None:
+        check_positive("ScoreRegression", tolerance=self.tolerance, max_steps=self.max_steps)
 
     def rule(self) -> str:
         return f"the next full step would change q by less than sqrt(2 KL) = {self.tolerance:g}"

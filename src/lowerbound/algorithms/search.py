@@ -68,6 +68,7 @@ class Search:
         self.open = np.ones(s, bool)
         self.converged = np.zeros(s, bool)
         self.small = np.zeros(s, int)
+        self.promise = np.full(s, np.inf)
         self.quiet = np.zeros(s, int)
         self.path: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[] for _ in range(s)]
 
@@ -88,6 +89,7 @@ class Search:
                 continue
             directions[j], steps[j] = self.curvature[i].times(g), _TRIALS
             gain = 0.5 * g @ directions[j]
+            self.promise[i] = gain
             promised = gain < self.tolerance and self.curvature[i].updates >= min(3, len(g))
             self.quiet[i] = self.quiet[i] + 1 if promised else 0
             if self.quiet[i] >= 2:
@@ -116,10 +118,14 @@ class Search:
     def _move(self, i: int, x: np.ndarray, value: float, gradient: np.ndarray) -> None:
         gain = value - self.value[i]
         if not gain > 0:
-            if self.curvature[i].empty:
+            # Nothing gained where little was promised: it is there, to rounding. Else the curvature is wrong.
+            if self.promise[i] < self.tolerance:
+                self._close(i, True)
+            elif self.curvature[i].empty:
                 self._close(i, bool(np.linalg.norm(self.gradient[i]) == 0))
             else:
                 self.curvature[i].reset()
+                self.promise[i] = np.inf
             return
         self.small[i] = self.small[i] + 1 if gain < 1e-6 * max(1.0, self.tolerance) else 0
         if len(self.path[i]) == 0 or self.iteration in _MILESTONES:

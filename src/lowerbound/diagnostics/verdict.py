@@ -3,7 +3,8 @@
 The rules, in order:
 
 * NOT_TRUSTED if the fit ended for a reason that leaves no answer (flat, unbounded, interrupted, not
-  finite), or more than 1% of q's draws have a density that is not finite.
+  finite), more than 1% of q's draws have a density that is not finite, or the log density is so large
+  that float64 cannot tell 0.001 nats apart.
 * TRUSTED if the stopping rule was met, the estimated gap KL(q || p) is below 0.005 nats (beyond its
   error), k-hat < 0.5, and importance weighting moves no mean by more than 0.05 sd and no sd by more
   than 5%: q is the posterior, for every use that a sample of some thousand draws has.
@@ -34,6 +35,8 @@ from lowerbound.diagnostics.importance import Weighted
 from lowerbound.families import Block
 
 GAP = 0.005
+#: Nats that float64 must be able to tell apart in the log density.
+RESOLUTION = 1e-3
 SHIFT = 0.05
 USABLE_K = 0.7
 GOOD_K = 0.5
@@ -118,13 +121,16 @@ def judge(
     usable = w.pareto_k < GOOD_K or w.even or (w.pareto_k < USABLE_K and w.effective > LEARNED * len(w.draws))
     weights_good = usable and w.effective >= EFFECTIVE and w.bad <= 0.01 and shift.agree
     reasons.append(status.sentence + (f" ({rule})" if status is Status.CONVERGED and rule else ""))
-    if fatal or w.bad > 0.01:
+    finite = np.abs(w.log_density[np.isfinite(w.log_density)])
+    coarse = finite.size > 0 and np.spacing(finite.max()) > RESOLUTION
+    if fatal or coarse or w.bad > 0.01:
         verdict = VerdictStatus.NOT_TRUSTED
-        sentence = (
-            "This posterior is not an answer: "
-            + (status.sentence if fatal else f"the log density is not finite at {w.bad:.0%} of q's draws")
-            + "."
-        )
+        why_not = status.sentence
+        if coarse and not fatal:
+            why_not = f"the log density is of size {finite.max():.1g}, where float64 cannot resolve a posterior"
+        elif not fatal:
+            why_not = f"the log density is not finite at {w.bad:.0%} of q's draws"
+        sentence = f"This posterior is not an answer: {why_not}."
         if status is Status.FLAT:
             parameters = tuple(shift.flat)
             next_step = (
@@ -164,8 +170,8 @@ def judge(
             why.append("independent rounds of weighted draws disagree")
         sentence = "q does not match the posterior and could not be corrected: " + ", ".join(why) + "."
         next_step = (
-            "reparameterise (non-centred hierarchies: numpyro.infer.reparam.LocScaleReparam), tighten vague priors, "
-            "or check these parameters with MCMC."
+            "try the other parameterisation of hierarchical scales (numpyro.infer.reparam.LocScaleReparam turns "
+            "centred into non-centred), tighten vague priors, or check these parameters with MCMC."
         )
     if np.isfinite(w.elbo):
         reasons.append(
@@ -190,7 +196,7 @@ def judge(
         gap,
         w.effective,
         ("modes that no start found", "tails that neither q nor its Student-t reaches"),
-        fatal or w.bad > 0.01,
+        bool(fatal or coarse or w.bad > 0.01),
     )
 
 

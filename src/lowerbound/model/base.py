@@ -130,11 +130,13 @@ class Model:
 
     def factors(self, latents: Mapping[str, Any], batch: Sequence[Any] | None = None) -> list[Factor]:
         """The factors at constrained ``latents``."""
-        return self.evaluate(latents, self.arguments if batch is None else batch, True).factors
+        with float64():
+            return self.evaluate(latents, self.arguments if batch is None else batch, True).factors
 
     def log_joint(self, latents: Mapping[str, Any], batch: Sequence[Any] | None = None) -> Any:
         """log p(x, z) in nats at constrained ``latents``, all constants kept."""
-        return total(self.factors(latents, batch))
+        with float64():
+            return total(self.factors(latents, batch))
 
     def log_density(self, x: Any, batch: Sequence[Any], *, jacobian: bool = True) -> Any:
         """log p(x, T(u)) (+ log |det dT/du|) at the unconstrained vector ``x [p]``."""
