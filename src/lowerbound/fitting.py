@@ -159,10 +159,11 @@ def run(
             f"no start with a finite log density and gradient was found for {kernel.model.name!r}, near the origin of "
             "the unconstrained space or further out. Check the priors' scales and the data's units."
         )
-    if status in (Status.STALLED, Status.MAX_STEPS) and np.sqrt(np.asarray(q.variance())).max() > _ENDLESS:
-        status = Status.FLAT
-    if not status.converged and status is not Status.INTERRUPTED and np.abs(np.asarray(q.mean)).max() > _ENDLESS**2:
-        status = Status.UNBOUNDED
+    if status in (Status.STALLED, Status.MAX_STEPS):
+        if np.sqrt(np.asarray(q.variance())).max() > _ENDLESS:
+            status = Status.FLAT
+        elif np.abs(np.asarray(q.mean)).max() > _ENDLESS**2:
+            status = Status.UNBOUNDED
     return q, status, algorithm.modes(state)
 
 

@@ -73,6 +73,7 @@ def save(posterior: Posterior, path: Any) -> None:
             "kl_gap": _number(v.kl_gap),
             "effective": _number(v.effective),
             "not_checked": v.not_checked,
+            "fatal": v.fatal,
         },
         "log_evidence": _number(p.log_evidence),
         "pareto_k": _number(p.pareto_k),
@@ -168,6 +169,7 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         Estimate(*map(float, v["kl_gap"])),
         float(v["effective"]),
         tuple(v["not_checked"]),
+        bool(v["fatal"]),
     )
     sites = {n: Site(_Named(c), tuple(sh), n, tuple(pl), st, tuple(us)) for n, c, sh, pl, st, us in meta["sites"]}
     q = _restore(meta["q"], {k[2:]: a for k, a in arrays.items() if k.startswith("q.")})
