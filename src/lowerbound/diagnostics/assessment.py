@@ -70,10 +70,10 @@ def assess(
     shift = shift_of(weighted, q, flat)
     verdict = judge(status, rule, weighted, modes, shift, kernel.model.coordinate_names())
     chains: Chains | None = None
-    if verdict.status is VerdictStatus.NOT_TRUSTED and not verdict.fatal and not modes and p <= LARGEST:
+    if verdict.status is VerdictStatus.NOT_TRUSTED and not verdict.fatal and p <= LARGEST:
         chains = run_chains(kernel, weighted, np.random.default_rng([seed, 3]))
         if chains is not None:
-            verdict = judge_chains(verdict, chains)
+            verdict = judge_chains(verdict, chains, crossing=not modes)
     if status is Status.NOT_FINITE or weighted.bad > 0:
         worst = np.argsort(np.isfinite(weighted.log_density), kind="stable")
         found = culprits(kernel, weighted.draws[worst[: kernel.batch]])

@@ -13,7 +13,7 @@ drawn anew for each transition, about pi/2 in units of F.
 
 Whether they have arrived is judged as for any MCMC (Vehtari et al. 2021): split R-hat over all chains, the
 effective number of draws from the autocorrelations, and few divergent trajectories. Where a second mode is
-known they are not run, since no chain would cross to it.
+known their agreement proves nothing, since all of them may be in one, and the verdict stays as it was.
 
 Cost: about 6 kernel calls a transition.
 """
@@ -35,6 +35,8 @@ _ACCEPT = 0.8
 _MOST_STEPS = 24
 #: A larger error of the energy than this is a divergence (as in Stan).
 _DIVERGENT = 1000.0
+#: Share of divergent transitions from which more of them would not bring the chains below what is allowed.
+_HOPELESS = 0.003
 #: Dimensions above which short chains are not tried.
 LARGEST = 200
 
@@ -109,7 +111,7 @@ def run_chains(kernel: Kernel, weighted: Weighted, rng: np.random.Generator) -> 
         draws = np.stack(kept)
         r_hat, effective = mixing(draws)
         chains = Chains(draws, r_hat, effective, walkers.accepted, walkers.divergent)
-        if chains.mixed or chains.divergent > 0.02:
+        if chains.mixed or chains.divergent > _HOPELESS:
             break
     return chains
 

@@ -121,13 +121,14 @@ def judge(
     usable = w.pareto_k < GOOD_K or w.even or (w.pareto_k < USABLE_K and w.effective > LEARNED * len(w.draws))
     weights_good = usable and w.effective >= EFFECTIVE and w.bad <= 0.01 and shift.agree
     reasons.append(status.sentence + (f" ({rule})" if status is Status.CONVERGED and rule else ""))
-    finite = np.abs(w.log_density[np.isfinite(w.log_density)])
-    coarse = finite.size > 0 and np.spacing(finite.max()) > RESOLUTION
+    # Draws that carry weight; far in a tail the density may be as large as it likes.
+    heavy = np.abs(w.log_density[np.isfinite(w.log_density) & (w.smoothed > w.smoothed.max() - 20)])
+    coarse = heavy.size > 0 and np.spacing(heavy.max()) > RESOLUTION
     if fatal or coarse or w.bad > 0.01:
         verdict = VerdictStatus.NOT_TRUSTED
         why_not = status.sentence
         if coarse and not fatal:
-            why_not = f"the log density is of size {finite.max():.1g}, where float64 cannot resolve a posterior"
+            why_not = f"the log density is of size {heavy.max():.1g}, where float64 cannot resolve a posterior"
         elif not fatal:
             why_not = f"the log density is not finite at {w.bad:.0%} of q's draws"
         sentence = f"This posterior is not an answer: {why_not}."
@@ -200,13 +201,16 @@ def judge(
     )
 
 
-def judge_chains(verdict: Verdict, chains: Chains) -> Verdict:
-    """A NOT_TRUSTED verdict after short chains: CORRECTED if they have mixed."""
+def judge_chains(verdict: Verdict, chains: Chains, *, crossing: bool = True) -> Verdict:
+    """A NOT_TRUSTED verdict after short chains: CORRECTED if they have mixed.
+
+    ``crossing`` is False where other modes are known: chains that agree may then all be in one of them.
+    """
     found = (
         f"short Hamiltonian chains: R-hat {chains.r_hat:.3f}, {chains.effective:.0f} effective draws, "
         f"{chains.divergent:.2%} divergent"
     )
-    if chains.mixed:
+    if chains.mixed and crossing:
         return replace(
             verdict,
             status=VerdictStatus.CORRECTED,
