@@ -121,13 +121,13 @@ def fit(
                 callback(info)
 
         with np.errstate(all="ignore"):  # what is not finite is dealt with, not warned of
-            q, status, modes = run(chosen, kernel, chosen_family, seed, record)
+            q, status, modes, missing = run(chosen, kernel, chosen_family, seed, record)
             display.update("weighing draws", {"evaluations": kernel.evaluations})
             try:
-                assessment = assess(kernel, q, status, chosen.rule(), modes, seed, num_draws)
+                assessment = assess(kernel, q, status, chosen.rule(), modes, missing, seed, num_draws)
             except KeyboardInterrupt:
                 status = Status.INTERRUPTED
-                assessment = assess(kernel, q, status, chosen.rule(), modes, seed, num_draws)
+                assessment = assess(kernel, q, status, chosen.rule(), modes, missing, seed, num_draws)
         verdict = assessment.verdict
     total = time.perf_counter() - start
     posterior = assemble(bound, kernel, q, status, assessment, rows, total, seed, chosen_family.name, chosen.name)
@@ -138,7 +138,7 @@ def fit(
 
 def run(
     algorithm: Algorithm, kernel: Kernel, family: Family, seed: int, record: Callable[[Info], None]
-) -> tuple[Block, Status, list]:
+) -> tuple[Block, Status, list, float]:
     """Init, step until done, output. An interruption gives the answer so far."""
     state = None
     try:
@@ -164,7 +164,7 @@ def run(
             status = Status.FLAT
         elif np.abs(np.asarray(q.mean)).max() > _ENDLESS**2:
             status = Status.UNBOUNDED
-    return q, status, algorithm.modes(state)
+    return q, status, algorithm.modes(state), algorithm.missing_modes(state)
 
 
 def assemble(

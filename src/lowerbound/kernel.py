@@ -144,7 +144,7 @@ def _sizes(jaxpr: Any) -> Iterator[int]:
     for eqn in jaxpr.eqns:
         for v in eqn.outvars:
             yield int(np.prod(getattr(v.aval, "shape", ()) or (1,)))
-        for sub in jex.jaxprs_in_params(eqn.params) if hasattr(jex, "jaxprs_in_params") else ():
+        for sub in jex.jaxprs_in_params(eqn.params):
             yield from _sizes(getattr(sub, "jaxpr", sub))
 
 

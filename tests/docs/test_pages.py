@@ -208,7 +208,10 @@ def test_the_thresholds_of_the_verdict_are_those_in_the_code():
         f"gap − 2 · min(its standard error, {verdict.GAP:g}) < {verdict.GAP:g} nats",
         f"and gap < {4 * verdict.GAP:g} nats",
         f"mean by more than {shift:g} standard deviations, and no log standard deviation by more than {shift:g};",
-        f"k-hat < {k[0]:g}; or k-hat < {k[1]:g} with more than {verdict.LEARNED:.0%} of the draws effective;",
+        f"k-hat < {k[0]:g} with more than {verdict.FLOOR:.0%} of the draws effective;",
+        f"or k-hat < {k[1]:g} with more than {verdict.LEARNED:.0%};",
+        f"the log evidence is below {verdict.EVIDENCE_SE:g} nats;",
+        f"at most {verdict.MISSING:.0%} of the searches",
         f"at least {verdict.EFFECTIVE:,} effective draws;",
         f"p ≤ {chains.LARGEST}",
     ):

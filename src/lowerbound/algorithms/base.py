@@ -31,6 +31,7 @@ class Status(Enum):
     FLAT = "the posterior is flat or improper in some direction: q widened there without end"
     UNBOUNDED = "the log density rises without bound; there is no mode"
     NOT_FINITE = "the log density or its gradient stopped being finite; the last good state is returned"
+    NOISY = "stopped with the largest number of draws, on which the ELBO still is more optimistic than the rule allows"
     INTERRUPTED = "interrupted by the user; this is the posterior so far"
 
     @property
@@ -97,6 +98,10 @@ class Algorithm(ABC):
     def modes(self, state: Any) -> list[Mode]:
         """Other local solutions that were met, best first."""
         return []
+
+    def missing_modes(self, state: Any) -> float:
+        """Estimated share of searches that would end in a mode not met so far."""
+        return 0.0
 
     def rule(self) -> str:
         """The stopping rule, in words."""

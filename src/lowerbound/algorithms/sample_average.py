@@ -292,4 +292,4 @@ class SampleAverage(Algorithm):
                 return
         if fresh is not None:
             state.elbo, state.elbo_se = fresh[0], fresh[1]
-        state.status = Status.CONVERGED
+        state.status = Status.CONVERGED if lost <= self.overfit * p else Status.NOISY

@@ -68,6 +68,8 @@ _NOISE_COST = 0.002
 _FLAT = 25
 #: Nats by which a mode's ELBO may be lower and it still matters: e^-12 of the mass.
 _MODE_GAP = 12.0
+#: ... and by which it may be lower and still be one of several alike.
+_ALIKE = 3.0
 
 
 @dataclass(eq=False)
@@ -128,6 +130,10 @@ class _State:
     phase: str = "searching for a start"
     walk: _Walk | None = None
     others: list[Mode] = field(default_factory=list)
+    missing: float = 0.0
+    found: list[Iterate] = field(default_factory=list)
+    hits: list[int] = field(default_factory=list)
+    batches: int = 0
     status: Status | None = None
 
 
@@ -218,6 +224,9 @@ class ScoreRegression(Algorithm):
 
     def modes(self, state: _State) -> list[Mode]:
         return state.others
+
+    def missing_modes(self, state: _State) -> float:
+        return state.missing
 
     # -- where to start --------------------------------------------------------------------------
 
@@ -334,30 +343,62 @@ class ScoreRegression(Algorithm):
     # -- other modes -------------------------------------------------------------------------------
 
     def _census(self, state: _State) -> None:
-        """Walk from each distinct, plausible other end; keep the solutions that stay distinct."""
+        """Look at the ends of one batch of searches; where there are several modes, search again.
+
+        Modes that a single search met are counted: many of them mean that there are more (Good & Turing), and
+        then no weighting over those found can be right. Searching goes on until a batch meets none that is
+        new, or four batches have been run.
+        """
         assert state.walk is not None
-        found = [state.walk.current]
-        p = state.kernel.dimension
+        if not state.found:
+            state.found, state.hits = [state.walk.current], [0]
+        before = len(state.found)
         for e in state.search.ends():
-            if len(found) >= 5 or not e.converged or any(f.holds(e.x) for f in found):
-                continue
-            factor = root(_local(e, state.groups))
-            if e.value + np.log(np.abs(np.diagonal(factor))).sum() < found[0].elbo - 30 - p:
-                continue
-            walk = self._settle(state, e.x, factor)
-            for _ in range(25):
-                self._advance(state, walk)
-                if walk.arrived or walk.averages or walk.status is not None:
-                    break
-            arrived = walk.arrived or walk.averages > 0
-            if arrived and not any(f.holds(walk.current.mean) for f in found):
-                found.append(walk.current)
-        found.sort(key=lambda g: -g.elbo)
-        state.walk.current = found[0]
-        state.others = [
-            Mode(g.mean, g.factor @ g.factor.T, g.elbo) for g in found[1:] if g.elbo > found[0].elbo - _MODE_GAP
-        ]
+            if e.converged:
+                self._visit(state, e)
+        state.batches += 1
+        if len(state.found) > 1 and len(state.found) > before and state.batches < 4:
+            state.search = Search(state.kernel, state.rng)
+            while not state.search.done:
+                state.search.step()
+            return
+        found, hits = state.found, state.hits
+        order = sorted(range(len(found)), key=lambda i: -found[i].elbo)
+        best = found[order[0]]
+        state.walk.current = best
+        near = [i for i in order if found[i].elbo > best.elbo - _MODE_GAP]
+        state.others = [Mode(found[i].mean, found[i].factor @ found[i].factor.T, found[i].elbo) for i in near[1:]]
+        once = sum(hits[i] <= 1 for i in near if found[i].elbo > best.elbo - _ALIKE)
+        state.missing = once / max(sum(hits[i] for i in near), 1) if len(near) > 1 else 0.0
         state.status = Status.CONVERGED
+
+    def _visit(self, state: _State, end: End) -> None:
+        """Walk from an end that no known mode holds, if it is plausible, and keep where it leads.
+
+        A walk that has not arrived in its few steps is kept as far as it got: a mode that is hard to fit is a
+        mode all the same.
+        """
+
+        def seen(x: np.ndarray) -> bool:
+            known = [i for i, f in enumerate(state.found) if f.holds(x)]
+            if known:
+                state.hits[known[0]] += 1
+            return bool(known)
+
+        if seen(end.x):
+            return
+        factor = root(_local(end, state.groups))
+        log_det = np.log(np.abs(np.diagonal(factor))).sum()
+        if end.value + log_det < state.found[0].elbo - 30 - state.kernel.dimension:
+            return
+        walk = self._settle(state, end.x, factor)
+        for _ in range(25):
+            self._advance(state, walk)
+            if walk.arrived or walk.averages or walk.status is not None:
+                break
+        if np.isfinite(walk.current.elbo) and not seen(walk.current.mean):
+            state.found.append(walk.current)
+            state.hits.append(1)
 
 
 def _first_noise(rng: np.random.Generator, p: int) -> np.ndarray:

@@ -42,7 +42,6 @@ class End:
     gradient: np.ndarray
     inverse: np.ndarray
     converged: bool
-    unbounded: bool = False
 
 
 class Search:
@@ -59,6 +58,7 @@ class Search:
         self.kernel, self.rng = kernel, rng
         self.max_steps, self.tolerance = max_steps, tolerance
         self.iteration = 0
+        self._limit: int | None = None
         self.x, self.value, self.gradient = starting_points(kernel, rng)
         s, p = self.x.shape
         self.dense = p <= DENSE_SEARCH
@@ -111,7 +111,7 @@ class Search:
                 self._close(i, False)
 
     def _deadline(self) -> int:
-        if not hasattr(self, "_limit"):
+        if self._limit is None:
             self._limit = 2 * self.iteration + 20
         return self._limit
 
@@ -149,7 +149,7 @@ class Search:
         return sorted(out, key=lambda e: -e.value)
 
     def _walk_back(self, i: int, end: End) -> End:
-        candidates = [End(x, end.value, g, h, False, True) for x, g, h in self.path[i]] + [end]
+        candidates = [End(x, end.value, g, h, False) for x, g, h in self.path[i]] + [end]
         return candidates[int(np.argmax(local_elbos(self.kernel, self.rng, candidates)))]
 
     def paths(self) -> list[End]:

@@ -51,9 +51,23 @@ class Assessment:
 
 
 def assess(
-    kernel: Kernel, q: Block, status: Status, rule: str, modes: list[Mode], seed: int, num_draws: int | None = None
+    kernel: Kernel,
+    q: Block,
+    status: Status,
+    rule: str,
+    modes: list[Mode],
+    missing: float,
+    seed: int,
+    num_draws: int | None = None,
 ) -> Assessment:
-    """Weigh, judge and repair. The kernel is the one of the fit; nothing else is compiled."""
+    """Weigh, judge and repair. The kernel is the one of the fit; nothing else is compiled.
+
+    Args:
+        kernel, q, status, rule, modes: What the fit came to.
+        missing: Estimated share of modes that were not met.
+        seed: Of the fit.
+        num_draws: Draws weighed a round.
+    """
     if q.noise_dimension == 0:
         nothing = Estimate(np.nan, np.nan)
         mean = np.asarray(q.mean)[None]
@@ -68,7 +82,7 @@ def assess(
     if status is Status.FLAT:
         flat = tuple(flat_sites(kernel, weighted.draws[: kernel.batch])) or _widest(kernel, q)
     shift = shift_of(weighted, q, flat)
-    verdict = judge(status, rule, weighted, modes, shift, kernel.model.coordinate_names())
+    verdict = judge(status, rule, weighted, modes, shift, kernel.model.coordinate_names(), missing)
     chains: Chains | None = None
     if verdict.status is VerdictStatus.NOT_TRUSTED and not verdict.fatal and p <= LARGEST:
         chains = run_chains(kernel, weighted, np.random.default_rng([seed, 3]))
@@ -82,7 +96,9 @@ def assess(
     keep = slice(0, max(1, _KEPT // p))
     draws, log_weights = weighted.draws[keep], weighted.log_weights[keep]
     weights = np.exp(weighted.smoothed[keep])
-    weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(draws), 1 / len(draws))
+    # A draw without weight adds nothing to a mean, and infinity to one if its scale has overflowed.
+    heavy = weights > 1e-9 * weights.max()
+    draws, weights = draws[heavy], weights[heavy] / weights[heavy].sum()
     source, effective = ("importance" if verdict.trusted else "q"), weighted.effective
     if verdict.status is VerdictStatus.TRUSTED:
         source = "q"

@@ -8,7 +8,7 @@ therefore cannot either.
     u = F^{-1} (x - m),  H(u, v) = -log p(m + F u) + |v|^2 / 2,  leapfrog, accept with exp(-change of H)
 
 F is a square root of the weighted covariance, estimated again half-way through the warm-up from the chains
-themselves. The step size is adapted to an acceptance of 0.8, averaged over chains; a trajectory's length is
+themselves. The step size is adapted to an acceptance of 0.9, averaged over chains; a trajectory's length is
 drawn anew for each transition, about pi/2 in units of F.
 
 Whether they have arrived is judged as for any MCMC (Vehtari et al. 2021): split R-hat over all chains, the
@@ -30,8 +30,8 @@ from lowerbound.kernel import Kernel
 
 _WARMUP = 40
 _TRANSITIONS = 100
-_EXTENSIONS = 2
-_ACCEPT = 0.8
+_EXTENSIONS = 1
+_ACCEPT = 0.9
 _MOST_STEPS = 24
 #: A larger error of the energy than this is a divergence (as in Stan).
 _DIVERGENT = 1000.0

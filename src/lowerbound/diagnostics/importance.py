@@ -1,11 +1,11 @@
 r"""Importance weights for q: the gap, k-hat, and corrected draws.
 
 Draws are taken from a *defensive* mixture r and weighted by w = p(x, z) / r(z); their mean estimates
-p(x), and  KL(q || p) = log p(x) - ELBO  follows. Half of r is q, half a Student-t with 4 degrees of
-freedom about it: the weights stay bounded wherever the target's tails are no heavier than the t's,
+p(x), and  KL(q || p) = log p(x) - ELBO  follows. At first half of r is q, half a Student-t with 4 degrees
+of freedom about it: the weights stay bounded wherever the target's tails are no heavier than the t's,
 and a posterior with heavier tails than q's cannot hide (Owen & Zhou 2000; the mixture's k-hat
 found what that of q's own draws missed on Student and Cauchy targets). Each other mode that the
-search met has its Gaussian in r too.
+search met has its Student-t in r too.
 
 Where the weights are too uneven, r learns: a mixture of Student-t components is fitted to the weighted
 draws so far (EM), and the next round is drawn from it, with a quarter kept for q and its t. Each round is
@@ -85,7 +85,8 @@ class Weighted:
 
     @property
     def effective(self) -> float:
-        return effective_size(self.smoothed)
+        """Effective number of draws: the smaller of before and after smoothing, which can hide one huge weight."""
+        return min(effective_size(self.smoothed), effective_size(self.log_weights))
 
     @property
     def gap(self) -> float:

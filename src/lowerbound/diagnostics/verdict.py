@@ -8,13 +8,15 @@ The rules, in order:
 * TRUSTED if the stopping rule was met, the estimated gap KL(q || p) is below 0.005 nats (beyond its
   error), k-hat < 0.5, and importance weighting moves no mean by more than 0.05 sd and no sd by more
   than 5%: q is the posterior, for every use that a sample of some thousand draws has.
-* CORRECTED if the weights of the defensive mixture can bear the correction: k-hat < 0.5, or < 0.7 with
-  two in five of the draws effective (a mixture that has been taught and is still less efficient has met a
-  shape it cannot take, and what it misses k-hat cannot see), or weights so even that their tail means
-  nothing; at least 1,000 effective draws; and two halves of the draws that agree. The draws returned
-  are importance resamples, not q's.
+* CORRECTED if the weights of the defensive mixture can bear the correction: k-hat < 0.5 with a fifth of
+  the draws effective, or < 0.7 with two fifths (a mixture that has been taught and is still less
+  efficient has met a shape it cannot take, and what it misses k-hat cannot see), or weights so even
+  that their tail means nothing; at least 1,000 effective draws, before smoothing as after; the log
+  evidence known to 0.1 nats; two halves of the draws that agree; and, where there are several modes,
+  few that a single search met. The draws returned are importance resamples, not q's.
 * CORRECTED too if short Hamiltonian chains started from the weighted draws have mixed (R-hat < 1.02 over
-  all chains, at least 1,000 effective draws, fewer than 0.1% divergent): the draws are the chains'.
+  all chains, at least 1,000 effective draws, fewer than 0.1% divergent, acceptance above 0.5) and no
+  other mode is known: the draws are the chains'.
 * NOT_TRUSTED otherwise. If the chains came near (R-hat < 1.2) the draws are theirs all the same.
 
 Thresholds: k-hat from Vehtari et al. (2024); 1,000 effective draws are a Monte Carlo error of 0.03 sd;
@@ -41,6 +43,9 @@ SHIFT = 0.05
 USABLE_K = 0.7
 GOOD_K = 0.5
 LEARNED = 0.4
+FLOOR = 0.2
+EVIDENCE_SE = 0.1
+MISSING = 0.2
 EFFECTIVE = 1000
 
 
@@ -106,6 +111,7 @@ def judge(
     modes: list[Mode],
     shift: Shift,
     names: list[str],
+    missing: float = 0.0,
 ) -> Verdict:
     """Apply the rules at the top of this file."""
     w = weighted
@@ -118,8 +124,16 @@ def judge(
     means, sds = np.abs(shift.mean), np.abs(shift.log_sd)
     worst = np.argsort(-np.nan_to_num(np.maximum(means, sds), nan=np.inf))
     moved = [names[i] for i in worst if means[i] > SHIFT or sds[i] > SHIFT]
-    usable = w.pareto_k < GOOD_K or w.even or (w.pareto_k < USABLE_K and w.effective > LEARNED * len(w.draws))
-    weights_good = usable and w.effective >= EFFECTIVE and w.bad <= 0.01 and shift.agree
+    share = w.effective / len(w.draws)
+    usable = w.even or (w.pareto_k < GOOD_K and share > FLOOR) or (w.pareto_k < USABLE_K and share > LEARNED)
+    weights_good = (
+        usable
+        and w.effective >= EFFECTIVE
+        and w.log_evidence_se < EVIDENCE_SE
+        and w.bad <= 0.01
+        and shift.agree
+        and missing <= MISSING
+    )
     reasons.append(status.sentence + (f" ({rule})" if status is Status.CONVERGED and rule else ""))
     # Draws that carry weight; far in a tail the density may be as large as it likes.
     heavy = np.abs(w.log_density[np.isfinite(w.log_density) & (w.smoothed > w.smoothed.max() - 20)])
@@ -167,11 +181,15 @@ def judge(
             why.append(f"k-hat is {w.pareto_k:.2f} with {w.effective / len(w.draws):.0%} of the draws effective")
         if w.effective < EFFECTIVE:
             why.append(f"only {w.effective:.0f} effective draws of {len(w.draws)}")
+        if w.log_evidence_se >= EVIDENCE_SE:
+            why.append(f"the log evidence is known to {w.log_evidence_se:.2g} nats only")
+        if missing > MISSING:
+            why.append(f"{len(modes) + 1} modes were found, many of them once: there are probably more")
         if not shift.agree:
             why.append("independent rounds of weighted draws disagree")
         sentence = "q does not match the posterior and could not be corrected: " + ", ".join(why) + "."
         next_step = (
-            "try the other parameterisation of hierarchical scales (numpyro.infer.reparam.LocScaleReparam turns "
+            "Try the other parameterisation of hierarchical scales (numpyro.infer.reparam.LocScaleReparam turns "
             "centred into non-centred), tighten vague priors, or check these parameters with MCMC."
         )
     if np.isfinite(w.elbo):

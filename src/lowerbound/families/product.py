@@ -96,6 +96,10 @@ class Product(Family):
                 'Product({"mu": Dense(), ("a", "b"): Diagonal()}).'
             )
         for key, family in self.blocks.items():
+            if key is not ... and not isinstance(key, (str, tuple, list)):
+                raise IncompatibleError(
+                    f"Product: {key!r} is no site name; needed: a name, a tuple of names, or `...`."
+                )
             if not isinstance(family, Family) or isinstance(family, (Product, PointMass)):
                 raise IncompatibleError(
                     f"Product: {key!r} is given {family!r}; needed: Dense(), Diagonal() or LowRank(). "

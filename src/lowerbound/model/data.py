@@ -108,7 +108,14 @@ def check_array(name: str, value: Any) -> np.ndarray:
             f"data {name!r} is being traced by JAX. A fit searches, compiles and decides: call it outside of jax.jit, "
             "jax.vmap and jax.grad."
         )
+    if np.ma.is_masked(value):
+        raise DataError(
+            f"data {name!r} is a masked array with {int(np.ma.count_masked(value))} masked values, which would be used "
+            "all the same. Drop those rows, or pass the mask to the model: numpyro.handlers.mask(mask=...)."
+        )
     array = np.asarray(value)
+    if array.dtype.kind == "c":
+        raise DataError(f"data {name!r} is complex ({array.dtype}); needed: real numbers.")
     if array.dtype.kind == "O":
         kinds = sorted({type(v).__name__ for v in array.ravel()[:1000]})
         raise DataError(
