@@ -63,7 +63,21 @@ class Block(ABC):
 
 
 class GaussianBlock(Block):
-    """A Gaussian N(mean, L L'), whatever the form of L."""
+    """A Gaussian N(location, L L'), whatever the form of L."""
+
+    location: Any
+
+    @property
+    def dimension(self) -> int:
+        return self.location.shape[-1]
+
+    @property
+    def noise_dimension(self) -> int:
+        return self.dimension
+
+    @property
+    def mean(self) -> Any:
+        return self.location
 
     @abstractmethod
     def whiten(self, x: Any) -> Any:

@@ -25,18 +25,6 @@ class DiagonalGaussian(GaussianBlock):
     location: Any
     scale: Any
 
-    @property
-    def dimension(self) -> int:
-        return self.location.shape[-1]
-
-    @property
-    def noise_dimension(self) -> int:
-        return self.dimension
-
-    @property
-    def mean(self) -> Any:
-        return self.location
-
     def transform(self, noise: Any) -> Any:
         return self.location + self.scale * noise
 

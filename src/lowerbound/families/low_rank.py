@@ -31,20 +31,12 @@ class LowRankGaussian(GaussianBlock):
     factor: Any
 
     @property
-    def dimension(self) -> int:
-        return self.location.shape[-1]
-
-    @property
     def rank(self) -> int:
         return self.factor.shape[-1]
 
     @property
     def noise_dimension(self) -> int:
         return self.dimension + self.rank
-
-    @property
-    def mean(self) -> Any:
-        return self.location
 
     def transform(self, noise: Any) -> Any:
         d = self.dimension
