@@ -38,6 +38,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status, check_positive
+from lowerbound.algorithms.modes import Census
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.algorithms.regression import TAU, Iterate, Regression, evaluate
 from lowerbound.algorithms.search import End, Search, local_elbos
@@ -66,10 +67,6 @@ _MAX_AVERAGES = 8
 _NOISE_COST = 0.002
 #: Steps in a row that widen some direction by the largest factor before it counts as flat (4^25 = 1e15).
 _FLAT = 25
-#: Nats by which a mode's ELBO may be lower and it still matters: e^-12 of the mass.
-_MODE_GAP = 12.0
-#: ... and by which it may be lower and still be one of several alike.
-_ALIKE = 3.0
 
 
 @dataclass(eq=False)
@@ -131,9 +128,7 @@ class _State:
     walk: _Walk | None = None
     others: list[Mode] = field(default_factory=list)
     missing: float = 0.0
-    found: list[Iterate] = field(default_factory=list)
-    hits: list[int] = field(default_factory=list)
-    batches: int = 0
+    census: Census | None = None
     status: Status | None = None
 
 
@@ -343,62 +338,36 @@ class ScoreRegression(Algorithm):
     # -- other modes -------------------------------------------------------------------------------
 
     def _census(self, state: _State) -> None:
-        """Look at the ends of one batch of searches; where there are several modes, search again.
-
-        Modes that a single search met are counted: many of them mean that there are more (Good & Turing), and
-        then no weighting over those found can be right. Searching goes on until a batch meets none that is
-        new, or four batches have been run.
-        """
-        assert state.walk is not None
-        if not state.found:
-            state.found, state.hits = [state.walk.current], [0]
-        before = len(state.found)
-        for e in state.search.ends():
-            if e.converged:
-                self._visit(state, e)
-        state.batches += 1
-        if len(state.found) > 1 and len(state.found) > before and state.batches < 4:
+        """Count the modes in which the searches ended; where there are several, search again."""
+        walk = state.walk
+        assert walk is not None
+        if state.census is None:
+            state.census = Census([walk.current])
+        state.census.take(state.search.ends(), lambda end: self._explore(state, walk.current, end))
+        if not state.census.complete:
             state.search = Search(state.kernel, state.rng)
             while not state.search.done:
                 state.search.step()
             return
-        found, hits = state.found, state.hits
-        order = sorted(range(len(found)), key=lambda i: -found[i].elbo)
-        best = found[order[0]]
-        state.walk.current = best
-        near = [i for i in order if found[i].elbo > best.elbo - _MODE_GAP]
-        state.others = [Mode(found[i].mean, found[i].factor @ found[i].factor.T, found[i].elbo) for i in near[1:]]
-        once = sum(hits[i] <= 1 for i in near if found[i].elbo > best.elbo - _ALIKE)
-        state.missing = once / max(sum(hits[i] for i in near), 1) if len(near) > 1 else 0.0
+        walk.current, state.others, state.missing = state.census.result()
         state.status = Status.CONVERGED
 
-    def _visit(self, state: _State, end: End) -> None:
-        """Walk from an end that no known mode holds, if it is plausible, and keep where it leads.
+    def _explore(self, state: _State, known: Iterate, end: End) -> Iterate | None:
+        """Walk from another end, if it is plausible beside the known mode.
 
-        A walk that has not arrived in its few steps is kept as far as it got: a mode that is hard to fit is a
+        A walk that has not arrived in its few steps counts as far as it got: a mode that is hard to fit is a
         mode all the same.
         """
-
-        def seen(x: np.ndarray) -> bool:
-            known = [i for i, f in enumerate(state.found) if f.holds(x)]
-            if known:
-                state.hits[known[0]] += 1
-            return bool(known)
-
-        if seen(end.x):
-            return
         factor = root(_local(end, state.groups))
         log_det = np.log(np.abs(np.diagonal(factor))).sum()
-        if end.value + log_det < state.found[0].elbo - 30 - state.kernel.dimension:
-            return
+        if end.value + log_det < known.elbo - 30 - state.kernel.dimension:
+            return None
         walk = self._settle(state, end.x, factor)
         for _ in range(25):
             self._advance(state, walk)
             if walk.arrived or walk.averages or walk.status is not None:
                 break
-        if np.isfinite(walk.current.elbo) and not seen(walk.current.mean):
-            state.found.append(walk.current)
-            state.hits.append(1)
+        return walk.current if np.isfinite(walk.current.elbo) else None
 
 
 def _first_noise(rng: np.random.Generator, p: int) -> np.ndarray:
