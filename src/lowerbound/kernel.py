@@ -53,7 +53,7 @@ class Kernel:
     Attributes:
         batch: Points per call of the program.
         evaluations: Log densities and gradients evaluated so far.
-        compile_seconds, run_seconds: Wall time spent tracing and compiling, and evaluating.
+        compile_seconds: Wall time spent tracing and compiling.
         cache_hit: Whether the program came from this process's memory.
     """
 
@@ -71,12 +71,10 @@ class Kernel:
             self.arguments = jax.device_put(traced.arguments)
             self._program, self.cache_hit = compile_once(f, points, self.arguments)
         self.evaluations = 0
-        self.run_seconds = 0.0
         self.compile_seconds = time.perf_counter() - start
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """log density ``[m]`` and gradient ``[m, p]`` at ``x [m, p]``; any m, padded to whole batches."""
-        start = time.perf_counter()
         x = np.asarray(x, np.float64)
         m, p = x.shape
         value, gradient = np.empty(m), np.empty((m, p))
@@ -92,7 +90,6 @@ class Kernel:
             for item in pending:
                 _collect(item, value, gradient, self.batch)
         self.evaluations += m
-        self.run_seconds += time.perf_counter() - start
         return value, gradient
 
 

@@ -178,7 +178,7 @@ def judge(
         parameters = tuple(moved)
         why = []
         if not usable:
-            why.append(f"k-hat is {w.pareto_k:.2f} with {w.effective / len(w.draws):.0%} of the draws effective")
+            why.append(f"k-hat is {w.pareto_k:.2f} with {share:.0%} of the draws effective")
         if w.effective < EFFECTIVE:
             why.append(f"only {w.effective:.0f} effective draws of {len(w.draws)}")
         if w.log_evidence_se >= EVIDENCE_SE:
@@ -186,12 +186,14 @@ def judge(
         if missing > MISSING:
             why.append(f"{len(modes) + 1} modes were found, many of them once: there are probably more")
         if not shift.agree:
-            why.append("independent rounds of weighted draws disagree")
+            why.append("two halves of the weighted draws disagree")
         sentence = "q does not match the posterior and could not be corrected: " + ", ".join(why) + "."
         next_step = (
             "Try the other parameterisation of hierarchical scales (numpyro.infer.reparam.LocScaleReparam turns "
             "centred into non-centred), tighten vague priors, or check these parameters with MCMC."
         )
+        if missing > MISSING:
+            next_step = "Restrict the prior to one mode, or order components that can be exchanged."
     if np.isfinite(w.elbo):
         reasons.append(
             f"ELBO {Estimate(w.elbo, w.elbo_se)}, estimated gap KL(q||p) = {max(gap.value, 0):.3g} ± {gap.se:.2g} nats"

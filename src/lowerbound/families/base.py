@@ -62,8 +62,8 @@ class Block(ABC):
         return np.asarray(self.transform(rng.standard_normal((n, self.noise_dimension))))
 
 
-class GaussianBlock(Block):
-    """A Gaussian N(location, L L'), whatever the form of L."""
+class LocatedBlock(Block):
+    """A distribution with its mean among its parameters, as ``location`` ``[d]``."""
 
     location: Any
 
@@ -72,12 +72,16 @@ class GaussianBlock(Block):
         return self.location.shape[-1]
 
     @property
-    def noise_dimension(self) -> int:
-        return self.dimension
-
-    @property
     def mean(self) -> Any:
         return self.location
+
+
+class GaussianBlock(LocatedBlock):
+    """A Gaussian N(location, L L'), whatever the form of L."""
+
+    @property
+    def noise_dimension(self) -> int:
+        return self.dimension
 
     @abstractmethod
     def whiten(self, x: Any) -> Any:

@@ -7,26 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from lowerbound.families.base import Block, Family
+from lowerbound.families.base import Family, LocatedBlock
 
 
 @dataclass(frozen=True, eq=False)
-class Point(Block):
+class Point(LocatedBlock):
     """All mass at one point ``[d]``. Its entropy as a density is minus infinity, and so is its ELBO."""
 
     location: Any
 
     @property
-    def dimension(self) -> int:
-        return self.location.shape[-1]
-
-    @property
     def noise_dimension(self) -> int:
         return 0
-
-    @property
-    def mean(self) -> Any:
-        return self.location
 
     def transform(self, noise: Any) -> Any:
         return np.broadcast_to(self.location, (noise.shape[0], self.dimension))

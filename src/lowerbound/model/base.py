@@ -186,6 +186,20 @@ def total(factors: Sequence[Factor]) -> Any:
     return sum((jnp.sum(f.log_prob) for f in factors), start=jnp.zeros((), jnp.result_type(float)))
 
 
+def bijection(support: Any) -> Any:
+    """NumPyro's transform from an unconstrained vector onto a support; None where there is none that serves.
+
+    NumPyro has one for complex numbers too, but no real log density on R^p is behind it.
+    """
+    base = support.base_constraint if isinstance(support, constraints.independent) else support
+    if isinstance(base, type(constraints.complex)):
+        return None
+    try:
+        return biject_to(support)
+    except NotImplementedError:
+        return None
+
+
 def place(sites: Mapping[str, Site]) -> dict[str, Site]:
     """Give each site its unconstrained shape and its place in the vector.
 
@@ -199,17 +213,14 @@ def place(sites: Mapping[str, Site]) -> dict[str, Site]:
             raise ModelError(
                 f"site {name!r} has shape {tuple(s.shape)}; needed: positive whole numbers, or () for a scalar."
             )
-        try:
-            if "complex" in str(s.support).lower():
-                raise NotImplementedError
-            transform = biject_to(s.support)
-        except NotImplementedError:
+        transform = bijection(s.support)
+        if transform is None:
             raise ModelError(
                 f"site {name!r} has support {s.support}, which no smooth bijection maps from an unconstrained "
                 "vector. Needed: a continuous support that numpyro's biject_to knows (real, positive, interval, "
                 "simplex, ordered_vector, corr_cholesky, positive_definite, ...). For points on a sphere use "
                 "numpyro's ProjectedNormalReparam; for a direction on a circle, CircularReparam."
-            ) from None
+            )
         event_dim = int(s.support.event_dim)
         if event_dim > len(s.shape):
             raise ModelError(

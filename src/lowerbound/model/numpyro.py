@@ -24,7 +24,7 @@ from numpyro.distributions import biject_to
 from numpyro.primitives import Messenger
 
 from lowerbound.errors import DataError, ModelError
-from lowerbound.model.base import Evaluation, Factor, Model, Site, is_real, place
+from lowerbound.model.base import Evaluation, Factor, Model, Site, bijection, is_real, place
 from lowerbound.model.data import Data, check_array, trace_with_data
 from lowerbound.precision import float64
 
@@ -177,9 +177,8 @@ def _feasible(site: Any) -> Any:
     shape = tuple(site["kwargs"].get("sample_shape", ())) + tuple(fn.shape())
     if fn.support is None or fn.support.is_discrete:
         return jnp.zeros(shape, jnp.result_type(int))
-    try:
-        transform = biject_to(fn.support)
-    except NotImplementedError:
+    transform = bijection(fn.support)
+    if transform is None:
         return jnp.zeros(shape)  # place() names the support
     return transform(jnp.zeros(transform.inverse_shape(shape)))
 
