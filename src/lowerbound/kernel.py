@@ -12,6 +12,7 @@ the persistent compilation cache.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import sys
@@ -74,6 +75,16 @@ class Kernel:
         self.evaluations = 0
         self.flops = _flops(self._program) / self.batch
         self.compile_seconds = time.perf_counter() - start
+
+    def rebind(self, model: Model) -> Kernel:
+        """The same program for the same model with other numbers among its arguments, not compiled again."""
+        other = copy.copy(self)
+        constants = len(self.arguments) - len(self.model.arguments)
+        other.model = model
+        with float64():
+            other.arguments = [*self.arguments[:constants], *jax.device_put(list(model.arguments))]
+        other.compile_seconds = 0.0
+        return other
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """log density ``[m]`` and gradient ``[m, p]`` at ``x [m, p]``; any m, padded to whole batches."""

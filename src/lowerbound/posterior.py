@@ -14,6 +14,7 @@ from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.evidence import Evidence
 from lowerbound.diagnostics.verdict import Verdict
 from lowerbound.errors import DataError, IncompatibleError
+from lowerbound.escalation import Trial
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import Block, Point
 from lowerbound.model.base import label
@@ -68,6 +69,7 @@ class Posterior:
         versions: Of the libraries that made it.
         source: What ``sample`` and the moments report: ``"q"``, ``"importance"`` or ``"chains"``.
         effective: Effective number of repaired draws, where ``source`` is not ``"q"``.
+        trials: What escalation tried, why, and what was gained.
         corrections: What was done to the draws that are returned, in order; empty where they are q's.
     """
 
@@ -90,6 +92,7 @@ class Posterior:
     source: str
     effective: float
     corrections: tuple[Correction, ...]
+    trials: tuple[Trial, ...]
     _sites: SiteMap = field(repr=False)
     _pool: np.ndarray = field(repr=False)
     _pool_weights: np.ndarray = field(repr=False)

@@ -28,6 +28,7 @@ from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.evidence import Evidence
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
 from lowerbound.errors import FileFormatError
+from lowerbound.escalation import Trial
 from lowerbound.model.base import Site
 from lowerbound.posterior import Posterior, Trace
 from lowerbound.sites import SiteMap
@@ -88,6 +89,7 @@ def save(posterior: Posterior, path: Any) -> None:
             "condition": p.evidence.condition,
         },
         "corrections": [list(c) for c in p.corrections],
+        "trials": [[t.name, t.reason, _number(t.gain), t.kept, t.seconds] for t in p.trials],
         "pareto_k": _number(p.pareto_k),
         "trace_phase": p.trace.phase,
         "timings": p.timings,
@@ -213,6 +215,7 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         meta["source"],
         float(meta["effective"]),
         tuple(Correction(*c) for c in meta["corrections"]),
+        tuple(Trial(n, r, Estimate(*map(float, g)), bool(k), float(s)) for n, r, g, k, s in meta["trials"]),
         SiteMap.from_exported(sites, {k: tuple(s) for k, s in meta["deterministics"].items()}, programs),
         arrays["pool"],
         arrays["pool_weights"],

@@ -75,7 +75,27 @@ class Assessment:
     corrections: tuple[Correction, ...] = ()
 
 
-def assess(
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """What importance weights say, before any chains.
+
+    Attributes:
+        kernel, q, modes: Of the fit.
+        verdict: By the weights alone.
+        weighted, shift: The weighted draws, and how far they move q's moments; None for a point mass.
+        evaluations: Of the log density, before the weights.
+    """
+
+    kernel: Kernel
+    q: Block
+    modes: list[Mode]
+    verdict: Verdict
+    weighted: Weighted | None
+    shift: Shift | None
+    evaluations: int
+
+
+def weigh_up(
     kernel: Kernel,
     q: Block,
     status: Status,
@@ -84,8 +104,8 @@ def assess(
     missing: float,
     seed: int,
     num_draws: int | None = None,
-) -> Assessment:
-    """Weigh, judge and repair. The kernel is the one of the fit; nothing else is compiled.
+) -> Weighed:
+    """Weigh q's draws and judge it by them. The kernel is the one of the fit; nothing else is compiled.
 
     Args:
         kernel, q, status, rule, modes: What the fit came to.
@@ -93,12 +113,11 @@ def assess(
         seed: Of the fit.
         num_draws: Draws weighed a round.
 
-    Cost: 2,048 to 12,288 evaluations for the weights; for the chains what the fit cost, or about two seconds,
-    whichever is more.
+    Cost: 2,048 to 12,288 evaluations.
     """
-    if q.noise_dimension == 0:
-        return _point(q, status, rule)
     fitted = kernel.evaluations
+    if q.noise_dimension == 0:
+        return Weighed(kernel, q, modes, judge_point(status, rule), None, None, fitted)
     p = kernel.dimension
     size = num_draws or max(128, min(2048, _DRAWN // (6 * p) // 64 * 64))
     rounds = 6
@@ -106,24 +125,37 @@ def assess(
         rounds, size = 1, min(size, 2 * kernel.batch)
     weighted = weigh(kernel, q, modes, np.random.default_rng([seed, 1]), rounds=rounds, size=size)
     shift = shift_of(weighted, q)
-    flat = tuple(flat_sites(kernel, weighted.draws[: kernel.batch]) or _widest(kernel, q)) if status is Status.FLAT else ()
+    flat: tuple[str, ...] = ()
+    if status is Status.FLAT:
+        flat = tuple(flat_sites(kernel, weighted.draws[: kernel.batch]) or _widest(kernel, q))
     names = kernel.model.coordinate_names()
     verdict = judge(status, rule, weighted, modes, shift, names, missing=missing, flat=flat)
     if modes:
         verdict = dataclasses.replace(verdict, modes=_masses(q, modes, weighted))
-    chains = None
-    if not verdict.fatal:
-        budget = int(max(fitted, _FREE / max(kernel.flops, _OVERHEAD + p**2)))
-        chains = run_chains(kernel, q, weighted, np.random.default_rng([seed, 3]), modes=modes, budget=budget)
-        if chains is not None and modes and not chains.mixed:
-            chains = None  # they stay where they began, as chains do between modes: nothing is said
-        if chains is not None:
-            verdict = _checked(verdict, chains, q, shift, weighted, names)
     if status is Status.NOT_FINITE or weighted.bad > 0:
         worst = np.argsort(np.isfinite(weighted.log_density), kind="stable")
         found = culprits(kernel, weighted.draws[worst[: kernel.batch]])
         reasons = tuple(f"not finite somewhere: {f}" for f in found)
         verdict = dataclasses.replace(verdict, reasons=verdict.reasons + reasons)
+    return Weighed(kernel, q, modes, verdict, weighted, shift, fitted)
+
+
+def assess(weighed: Weighed, seed: int) -> Assessment:
+    """Check by short chains what the weights said, repair the draws where that is needed, and report.
+
+    Cost: what the fit cost, or about two seconds, whichever is more.
+    """
+    kernel, q, modes, verdict, weighted = weighed.kernel, weighed.q, weighed.modes, weighed.verdict, weighed.weighted
+    if weighted is None or weighed.shift is None:
+        return _point(q, verdict)
+    chains = None
+    if not verdict.fatal:
+        budget = int(max(weighed.evaluations, _FREE / max(kernel.flops, _OVERHEAD + kernel.dimension**2)))
+        chains = run_chains(kernel, q, weighted, np.random.default_rng([seed, 3]), modes=modes, budget=budget)
+        if chains is not None and modes and not chains.mixed:
+            chains = None  # they stay where they began, as chains do between modes: nothing is said
+        if chains is not None:
+            verdict = _checked(verdict, chains, q, weighed.shift, weighted, kernel.model.coordinate_names())
     return _report(kernel, verdict, weighted, chains, one_mode=not modes)
 
 
@@ -203,11 +235,11 @@ def _masses(q: Block, modes: list[Mode], weighted: Weighted) -> tuple[float, ...
     return tuple(float(m) for m in mass / mass.sum())
 
 
-def _point(q: Block, status: Status, rule: str) -> Assessment:
+def _point(q: Block, verdict: Verdict) -> Assessment:
     nothing = Estimate(np.nan, np.nan)
     mean = np.asarray(q.mean)[None]
     none = Evidence(Estimate(-np.inf, 0.0), None, 0, "a point mass has no evidence bound")
-    return Assessment(judge_point(status, rule), "q", mean, np.ones(1), np.empty(0), nothing, none, np.inf, 1.0)
+    return Assessment(verdict, "q", mean, np.ones(1), np.empty(0), nothing, none, np.inf, 1.0)
 
 
 def _widest(kernel: Kernel, q: Block) -> tuple[str, ...]:
