@@ -13,7 +13,7 @@ from numpyro.distributions import constraints
 
 import lowerbound as lb
 from benchmarks.trust.shapes import real
-from benchmarks.trust.target import Case, target
+from benchmarks.trust.target import Case, target, unobserved
 
 
 def flat(name, support=constraints.real, event=()):
@@ -21,6 +21,7 @@ def flat(name, support=constraints.real, event=()):
 
 
 def heavy(distribution) -> Case:
+    @unobserved
     def model():
         numpyro.sample("x", distribution)
 
@@ -40,6 +41,7 @@ target("no_moments", name="inverse_gamma_1_5")(partial(heavy, dist.InverseGamma(
 def cauchy_among_normals() -> Case:
     """Nineteen normal coordinates and a Cauchy one, of which nothing is seen."""
 
+    @unobserved
     def model():
         numpyro.sample("z", dist.Normal(0, 1).expand([19]).to_event(1))
         numpyro.sample("w", dist.Cauchy(0.0, 1.0))
@@ -168,8 +170,9 @@ def one_class_logistic_flat() -> Case:
 
 @target("improper")
 def mixture_flat_means() -> Case:
-    """A mixture with flat means: where all rows belong to one component, the other's mean is free."""
-    y = np.random.default_rng(94).normal([-3] * 5 + [3] * 6, 1)
+    """A mixture with flat means: where all rows belong to one component, the other's mean is free. Six rows that
+    do not need two components, so that this has weight near the data too."""
+    y = np.random.default_rng(94).normal([-1] * 3 + [1] * 3, 1)
 
     def model(y):
         mu = flat("mu", constraints.real_vector, (2,))
@@ -202,6 +205,6 @@ target("improper", name="one_over_x")(partial(plain, lambda x: -jnp.sum(jnp.log(
 target("improper", name="one_over_one_plus_x")(partial(plain, lambda x: -jnp.sum(jnp.log1p(jnp.abs(x))), 1))
 target("improper", name="plateau_to_the_right")(partial(plain, lambda x: jnp.sum(jax.nn.log_sigmoid(4 * x)), 3))
 target("improper", name="gaussian_on_a_shelf")(
-    partial(plain, lambda x: jnp.logaddexp(-0.5 * jnp.sum(x**2), jnp.log(1e-6)), 2)
+    partial(plain, lambda x: jnp.logaddexp(-0.5 * jnp.sum(x**2), jnp.log(0.03)), 2)
 )
 target("improper", name="ridge_in_20d")(partial(plain, lambda x: -0.5 * jnp.sum((x - jnp.mean(x)) ** 2), 20))

@@ -5,14 +5,18 @@ from __future__ import annotations
 from benchmarks.trust import (
     bundled,
     conjugate,
+    hierarchies,
     improper,
+    latent,
     mixtures,
+    regressions,
+    series,
     shapes,
     supports,
 )
 from benchmarks.trust.target import TARGETS, Target
 
-THEMES = (bundled, conjugate, shapes, supports, mixtures, improper)
+THEMES = (bundled, conjugate, shapes, supports, mixtures, hierarchies, regressions, series, latent, improper)
 REGISTRY: dict[str, Target] = dict(TARGETS)
 
 

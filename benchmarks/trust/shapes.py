@@ -13,7 +13,7 @@ from scipy import special, stats
 
 import lowerbound as lb
 from benchmarks.trust.quadrature import moments
-from benchmarks.trust.target import Case, target
+from benchmarks.trust.target import Case, target, unobserved
 
 #: E log|z| and Var log|z| of a standard normal z: log z² is log chi-squared, mean digamma(1/2) + log 2, variance π²/2.
 LOG_ABS_MEAN = (special.digamma(0.5) + np.log(2)) / 2
@@ -28,6 +28,7 @@ def rotation(p: int, seed: int) -> np.ndarray:
     return np.linalg.qr(np.random.default_rng(seed).normal(size=(p, p)))[0]
 
 
+@unobserved
 def funnel_model(width, k):
     v = numpyro.sample("v", dist.Normal(0, width))
     numpyro.sample("x", dist.Normal(0, jnp.exp(v / 2)).expand([k]).to_event(1))
@@ -64,6 +65,7 @@ def funnel_density() -> Case:
 def funnel_noncentered() -> Case:
     """The same, standardised: a spherical Gaussian of v and z, x deterministic."""
 
+    @unobserved
     def model():
         v = numpyro.sample("v", dist.Normal(0, 3))
         z = numpyro.sample("z", dist.Normal(0, 1).expand([9]).to_event(1))
@@ -84,6 +86,7 @@ def funnel_narrow() -> Case:
 def banana(width: float, bend: float) -> Case:
     """a ~ N(0, width²), b | a ~ N(bend (a² - width²), 1): E b = 0, Var b = 1 + 2 bend² width⁴."""
 
+    @unobserved
     def model():
         a = numpyro.sample("a", dist.Normal(0, width))
         numpyro.sample("b", dist.Normal(bend * (a**2 - width**2), 1))
@@ -128,6 +131,7 @@ def student(df: float, k: int) -> Case:
     in u = asinh x, where the density is t(sinh u) cosh u."""
     location, scale = np.linspace(-2, 6, k), np.linspace(0.5, 4, k)
 
+    @unobserved
     def model():
         numpyro.sample("x", dist.StudentT(df, location, scale).to_event(1))
 
@@ -151,9 +155,10 @@ target(name="student_5")(partial(student, 5.0, 4))
 def student_multivariate() -> Case:
     """Eight dimensions, 6 degrees of freedom, one common tail: covariance Sigma · 6/4."""
     rng = np.random.default_rng(22)
-    root = np.tril(rng.normal(size=(8, 8))) + np.diag(np.linspace(1, 3, 8))
+    root = np.tril(rng.normal(size=(8, 8)), -1) + np.diag(np.linspace(1, 3, 8))
     location = rng.normal(0, 10, 8)
 
+    @unobserved
     def model():
         numpyro.sample("x", dist.MultivariateStudentT(6.0, location, root))
 
@@ -165,6 +170,7 @@ def laplace() -> Case:
     """Double exponentials: sd √2 scale; the density has a kink at its mode."""
     location, scale = np.array([0.0, 3.0, -40.0]), np.array([1.0, 0.1, 15.0])
 
+    @unobserved
     def model():
         numpyro.sample("x", dist.Laplace(location, scale).to_event(1))
 
@@ -184,6 +190,7 @@ def gumbel() -> Case:
     """Twenty skewed coordinates: mean location + 0.5772 scale, sd π/√6 scale."""
     location, scale = np.linspace(-5, 5, 20), np.geomspace(0.01, 100, 20)
 
+    @unobserved
     def model():
         numpyro.sample("x", dist.Gumbel(location, scale).to_event(1))
 

@@ -12,7 +12,7 @@ from scipy import special, stats
 import lowerbound as lb
 from benchmarks.trust.conjugate import beta_moments
 from benchmarks.trust.quadrature import moments
-from benchmarks.trust.target import Case, target
+from benchmarks.trust.target import Case, target, unobserved
 
 
 @target()
@@ -20,6 +20,7 @@ def gammas() -> Case:
     """Gamma(a, b): mean a/b, sd √a/b; with a = 0.4 the density is infinite at zero."""
     a, b = np.array([0.4, 1.0, 3.0, 60.0]), np.array([2.0, 0.01, 5.0, 1.0])
 
+    @unobserved
     def model():
         numpyro.sample("x", dist.Gamma(a, b).to_event(1))
 
@@ -31,6 +32,7 @@ def betas() -> Case:
     """Beta(0.3, 0.3) and (0.3, 2) have infinite density at their ends, (90, 4) leans on one."""
     a, b = np.array([0.3, 0.3, 2.0, 90.0]), np.array([0.3, 2.0, 9.0, 4.0])
 
+    @unobserved
     def model():
         numpyro.sample("x", dist.Beta(a, b).to_event(1))
 
@@ -42,6 +44,7 @@ def dirichlet_sparse() -> Case:
     """Dirichlet(0.35, …) on five cells, most of whose mass lies on the faces of the simplex."""
     a = np.array([0.35, 0.35, 0.35, 0.6, 1.2])
 
+    @unobserved
     def model():
         numpyro.sample("share", dist.Dirichlet(a))
 
@@ -53,6 +56,7 @@ def dirichlet_wide() -> Case:
     """Thirty cells, concentrations from 0.8 to 12."""
     a = np.linspace(0.8, 12, 30)
 
+    @unobserved
     def model():
         numpyro.sample("share", dist.Dirichlet(a))
 
@@ -64,6 +68,7 @@ def half_normals() -> Case:
     """scale √(2/π) and scale √(1 - 2/π), beside a log-normal e^(m + s²/2)."""
     scale = np.array([1e-3, 1.0, 250.0])
 
+    @unobserved
     def model():
         numpyro.sample("sigma", dist.HalfNormal(scale).to_event(1))
         numpyro.sample("size", dist.LogNormal(1.0, 0.6))
@@ -84,6 +89,7 @@ def uniform_box() -> Case:
     """Uniform on intervals: nothing but the transform gives it a shape. Mean of the ends, length/√12."""
     low, high = np.array([-3.0, 0.0, 100.0]), np.array([5.0, 1e-2, 101.0])
 
+    @unobserved
     def model():
         numpyro.sample("x", dist.Uniform(low, high).to_event(1))
 
@@ -95,6 +101,7 @@ def lkj_prior() -> Case:
     """A 4 by 4 correlation matrix, LKJ(1.5): each correlation is 2B - 1, B ~ Beta(a, a), a = 1.5 + 4/2 - 1, of
     variance 1/(2a + 1). The diagonal has no spread and is not compared."""
 
+    @unobserved
     def model():
         root = numpyro.sample("root", dist.LKJCholesky(4, 1.5))
         numpyro.deterministic("correlation", root @ root.T)

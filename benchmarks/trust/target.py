@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpyro
 
 STORED = Path(__file__).parent / "truth"
 
@@ -81,11 +82,23 @@ def target(kind: Kind = "proper", *, name: str | None = None) -> Callable[[Calla
         called = name or build.__name__
         if called in TARGETS:
             raise ValueError(f"there are two targets called {called!r}; names must differ.")
-        module = (build.func if isinstance(build, partial) else build).__module__
+        module = (build.func if isinstance(build, functools.partial) else build).__module__
         TARGETS[called] = Target(called, kind, module.rsplit(".", 1)[-1], build)
         return build
 
     return register
+
+
+def unobserved(model: Callable[..., Any]) -> Callable[..., Any]:
+    """A NumPyro model that has seen no data, whose posterior is its prior: ``lb.fit`` takes it for a forgotten
+    ``obs=`` unless there is some factor."""
+
+    @functools.wraps(model)
+    def with_factor(*args: Any, **kwargs: Any) -> Any:
+        numpyro.factor("nothing_seen", 0.0)
+        return model(*args, **kwargs)
+
+    return with_factor
 
 
 def stored(name: str) -> dict[str, tuple[Any, Any]]:
