@@ -343,7 +343,7 @@ class ScoreRegression(Algorithm):
         assert walk is not None
         first = state.census is None
         if state.census is None:
-            state.census = Census([walk.current])
+            state.census = Census(state.kernel, [walk.current])
         state.census.take(state.search.ends(), lambda end: self._explore(state, walk.current, end))
         if first or not state.census.complete:
             about = (walk.current.mean, walk.current.factor) if first else None

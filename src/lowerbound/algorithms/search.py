@@ -235,14 +235,21 @@ def starting_points(kernel: Kernel, rng: np.random.Generator) -> tuple[np.ndarra
 _RADII = np.array([5.0, 10.0, 20.0, 40.0])
 
 
+#: Points among which the most outlying are looked for, and how many are searched from.
+_SCANNED, _OUTLYING = 1024, 8
+
+
 def surrounding_points(
     kernel: Kernel, rng: np.random.Generator, mean: np.ndarray, factor: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of starts on opposite sides of a Gaussian, at several distances; nearer where not finite.
+    """Starts about a Gaussian: pairs on opposite sides at several distances, and points of surprising density.
 
-    Opposite, because of each pair one start lies on the other mode's side whatever its direction is.
+    Opposite, because of each pair one start lies on the other mode's side whatever its direction is. That
+    finds modes that are seen from afar; those narrower than this one are seen only from near, so a cloud of
+    heavy-tailed draws is evaluated, and the ones that the Gaussian explains least are searched from.
     """
-    e = rng.standard_normal((len(_RADII), len(mean)))
+    p = len(mean)
+    e = rng.standard_normal((len(_RADII), p))
     away = _RADII[:, None] * (e @ factor.T)
     x = mean + np.concatenate([away, -away])
     value, gradient = kernel(x)
@@ -252,6 +259,19 @@ def surrounding_points(
             break
         x[bad] = mean + 0.5 * (x[bad] - mean)
         value[bad], gradient[bad] = kernel(x[bad])
+    noise = rng.standard_normal((_SCANNED, p))
+    # Student-t's with 4 degrees of freedom and with 1, by turns.
+    degrees = np.where(np.arange(_SCANNED) % 2, 4.0, 1.0)
+    noise *= np.sqrt(degrees / rng.chisquare(degrees))[:, None]
+    square = (noise**2).sum(1)
+    cloud = mean + noise @ factor.T
+    density, slope = kernel(cloud)
+    usable = np.isfinite(density) & np.isfinite(slope).all(1) & (square > p + 4 * np.sqrt(2 * p))
+    # Against the Cauchy about the Gaussian, whose tails leave least to be surprised at.
+    surprise = np.where(usable, density + 0.5 * (1 + p) * np.log1p(square), -np.inf)
+    top = np.argsort(-surprise)[: min(_OUTLYING, int(usable.sum()))]
+    x = np.concatenate([x, cloud[top]])
+    value, gradient = np.concatenate([value, density[top]]), np.concatenate([gradient, slope[top]])
     ok = np.isfinite(value) & np.isfinite(gradient).all(1)
     return x[ok], value[ok], gradient[ok]
 

@@ -54,8 +54,8 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         data: Its keyword arguments. Arrays are traced, everything else stays static.
 
     Raises:
-        ModelError: missing or unknown arguments, no latent or no observed site, a discrete latent,
-            an unusable support, or an error inside the model.
+        ModelError: missing or unknown arguments, no latent site, data left out, a discrete latent, an unusable
+            support, or an error inside the model.
         DataError: data that are empty, not finite, or outside the support of the distribution they
             are observed under.
     """
@@ -109,10 +109,11 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                 f"the model {name!r} has no latent sites, so there is nothing to infer. "
                 "Add numpyro.sample sites without obs=."
             )
-        if not observed:
+        forgotten = _left_out(model, bound.names)
+        if not observed and forgotten:
             raise ModelError(
-                f"the model {name!r} has no observed sites, so its posterior is its prior. Latent: {list(sites)}. "
-                "Pass the data that the model observes, or add obs= to a numpyro.sample (or a numpyro.factor)."
+                f"the model {name!r} has no observed sites, so its posterior would be its prior, and was not given "
+                f"{', '.join(forgotten)}. Pass the data that the model observes."
             )
         discrete = [n for n, s in sites.items() if s.support.is_discrete]
         if discrete:
@@ -298,6 +299,15 @@ def _check_arguments(model: Callable, names: list[str]) -> None:
             + (f" Unknown: {', '.join(unknown)}." if unknown else "")
             + " data is a dictionary from argument names to values."
         )
+
+
+def _left_out(model: Callable, names: list[str]) -> list[str]:
+    """Arguments that default to None, as ``obs=`` values do, and were not given."""
+    try:
+        parameters = inspect.signature(model).parameters
+    except (TypeError, ValueError):
+        return []
+    return [n for n, p in parameters.items() if p.default is None and n not in names]
 
 
 def _name(model: Any) -> str:
