@@ -30,7 +30,7 @@ from lowerbound.families import Block, Family, GaussianBlock
 from lowerbound.kernel import Kernel
 
 #: Draws of one importance-weighted bound, and bounds that are compared.
-K, _GROUPS = 16, 64
+K, _GROUPS = 16, 256
 #: Standard errors by which a step must win.
 _SURE = 3.0
 #: Centredness below which an element is as good as non-centred.
@@ -110,28 +110,39 @@ class Escalation:
 
     def __call__(self, first: Attempt) -> tuple[Attempt, Assessment]:
         """The best attempt, and its assessment."""
-        best = first
+        best, others = first, []
         if self._may(best) and not best.weighed.verdict.trusted:
-            best = self._recentre(best)
+            best, others = self._recentre(best)
         self._say("checking with short chains")
         assessment = assess(best.weighed, self.seed)
+        for other in others:  # coordinates that gained less may be those in which chains mix
+            if assessment.verdict.trusted or time.perf_counter() > self.deadline:
+                break
+            found = assess(other.weighed, self.seed)
+            if found.verdict.trusted:
+                best, assessment = other, found
         return best, self._corrected(best, assessment)
 
     # -- other coordinates -------------------------------------------------------------------------
 
-    def _recentre(self, first: Attempt) -> Attempt:
+    def _recentre(self, first: Attempt) -> tuple[Attempt, list[Attempt]]:
+        """The best of the coordinates tried, and the others that were near."""
         model = first.kernel.model
         names = model.movable()
         if not names or not isinstance(first.q, GaussianBlock):
-            return first
+            return first, []
         began = time.perf_counter()
-        reason = f"{first.weighed.verdict.sentence} The scale or location of {', '.join(names)} depends on other latents."
+        reason = (
+            f"{first.weighed.verdict.sentence} The scale or location of {', '.join(names)} depends on other latents."
+        )
         self._say(f"trying {', '.join(names)} non-centred")
         kernel = Kernel(model.moved(dict.fromkeys(names, 0.0)))
         free = self._attempt(kernel, tuple(f"{n} (non-centred)" for n in names))
         best = self._better(first, free, "non-centred", reason, began)
-        if free is None or not isinstance(free.q, GaussianBlock) or time.perf_counter() > self.deadline:
-            return best
+        if free is None or not isinstance(free.q, GaussianBlock):
+            return best, []
+        if best.weighed.verdict.trusted or time.perf_counter() > self.deadline:
+            return best, []
         # 1 - Var(z~ | rest), from the diagonal of the precision.
         conditional = 1 / np.maximum(np.diagonal(np.linalg.pinv(free.q.covariance(), hermitian=True)), 1.0)
         centredness = {}
@@ -140,12 +151,14 @@ class Escalation:
             c = np.clip(1 - conditional[site.slice], 0, 1).reshape(site.unconstrained_shape)
             centredness[n] = np.where(c < _LITTLE, 0.0, c)
         if max(float(np.max(c)) for c in centredness.values()) == 0:
-            return best
+            return best, [free] if best is not free else []
         began = time.perf_counter()
         self._say("trying each element as centred as its data ask for")
         some = tuple(f"{n} (centredness {_range(c)})" for n, c in centredness.items())
         partly = self._attempt(kernel.rebind(model.moved(centredness)), some)
-        return self._better(best, partly, "partly centred", "some elements are known better from data than from their prior", began)
+        reason = "some elements are known better from their data than from their prior"
+        best = self._better(best, partly, "partly centred", reason, began)
+        return best, [a for a in (free, partly, first) if a is not None and a is not best]
 
     def _attempt(self, kernel: Kernel, moved: tuple[str, ...]) -> Attempt | None:
         q, status, modes, missing = self.run(kernel)

@@ -28,6 +28,7 @@ from lowerbound.errors import DataError, ModelError
 from lowerbound.model.base import Evaluation, Factor, Model, Site, abstract, bijection, is_real, place
 from lowerbound.model.data import Data, check_array, trace_with_data
 from lowerbound.model.reparameterization import depend_on_latents, enter, is_movable, leave, location_scale
+from lowerbound.model.reparameterization import log_prob as moved_log_prob
 from lowerbound.precision import float64
 
 _JACOBIAN = "_lowerbound_log_det_"
@@ -146,7 +147,12 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                 else:
                     found[n] = site["value"]
             elif site["type"] == "sample":
-                log_prob = _log_prob(site)
+                if n in centredness and (at := location_scale(site["fn"])) is not None:
+                    own = values[n] if constrained else params[n]
+                    log_prob = moved_log_prob(site["fn"], at, centredness[n], own, site["value"])
+                    log_prob = log_prob if site["scale"] is None else site["scale"] * log_prob
+                else:
+                    log_prob = _log_prob(site)
                 factors.append(Factor(n, site["fn"], site["value"], site["scale"], log_prob, site["is_observed"]))
                 if n in placed and not constrained:
                     values[n] = site["value"]
@@ -190,9 +196,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         names = [*bound.array_names, *(f"centredness of {n}" for n in moved)]
         return dataclasses.replace(base, arguments=[*bound.arrays, *arrays], argument_names=names, evaluate=elsewhere)
 
-    base = Model(
-        name, placed, dict(deterministics), bound.arrays, bound.array_names, evaluate, movable, reparameterize
-    )
+    base = Model(name, placed, dict(deterministics), bound.arrays, bound.array_names, evaluate, movable, reparameterize)
     return base
 
 

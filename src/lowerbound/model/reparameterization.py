@@ -41,10 +41,12 @@ def location_scale(fn: Any) -> LocationScale | None:
     """Location and scale of a distribution in its unconstrained coordinate; None if it has none.
 
     Args:
-        fn: A NumPyro distribution, under whatever ``expand``, ``to_event`` and ``mask``.
+        fn: A NumPyro distribution, under whatever ``expand`` and ``to_event``.
     """
     shape = tuple(fn.shape())
-    while isinstance(fn, (dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)):
+    masked = False
+    while isinstance(fn, _WRAPPERS):
+        masked = masked or isinstance(fn, dist.MaskedDistribution)
         fn = fn.base_dist
 
     def spread(location: Any, log_scale: Any) -> LocationScale | None:
@@ -53,6 +55,8 @@ def location_scale(fn: Any) -> LocationScale | None:
         except ValueError:  # expanded in a way that the parameters do not follow
             return None
 
+    if masked:  # some elements have no prior, so no scale
+        return None
     if isinstance(fn, dist.LogNormal):
         return spread(fn.loc, jnp.log(fn.scale))
     if isinstance(fn, _REAL):
@@ -68,6 +72,7 @@ def location_scale(fn: Any) -> LocationScale | None:
     return None
 
 
+_WRAPPERS = (dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)
 _REAL = (dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel)
 
 
@@ -96,6 +101,32 @@ def enter(at: LocationScale, c: Any, u: Any) -> tuple[Any, Any]:
     log_s = (1 - c) * at.log_scale
     s = jnp.exp(log_s)
     return (u - (1 - s * c) * at.location) / s, jnp.sum(log_s)
+
+
+def log_prob(fn: Any, at: LocationScale, c: Any, moved: Any, value: Any) -> Any:
+    """log density of the site's own value, without the rounding of (z - f) / g.
+
+    Where g is below the spacing of floating-point numbers about f, z = f + g z~ rounds to f, and the density
+    would come out as that of its peak wherever z~ is: without end in z~. In the moved coordinate the standardized
+    value is (z~ - c f) g^-c, exactly.
+    """
+    while isinstance(fn, _WRAPPERS):
+        fn = fn.base_dist
+    if at.factor is not None:
+        lp = fn.log_prob(value)
+        standard = -0.5 * (moved**2).sum(-1) - 0.5 * moved.shape[-1] * jnp.log(2 * jnp.pi)
+        log_det = jnp.log(jnp.diagonal(at.factor, axis1=-2, axis2=-1)).sum(-1)
+        return jnp.where(jnp.max(c) >= 1, lp, standard - log_det)
+    if not isinstance(fn, (*_REAL, dist.LogNormal)):
+        return fn.log_prob(value)
+    r = (moved - c * at.location) * jnp.exp(-c * at.log_scale)
+    if isinstance(fn, dist.StudentT):
+        standard = dist.StudentT(fn.df, 0.0, 1.0).log_prob(r)
+    elif isinstance(fn, dist.LogNormal):
+        standard = dist.Normal(0.0, 1.0).log_prob(r) - jnp.log(value)
+    else:
+        standard = type(fn)(0.0, 1.0).log_prob(r)
+    return standard - at.log_scale
 
 
 def _times(at: LocationScale, log_det: Any) -> Any:
