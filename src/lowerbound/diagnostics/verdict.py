@@ -14,14 +14,14 @@ The rules, in order:
   that their tail means nothing; at least 1,000 effective draws, before smoothing as after; the log
   evidence known to 0.1 nats; two halves of the draws that agree; and, where there are several modes,
   few that a single search met. The draws returned are importance resamples, not q's.
-* Then short Hamiltonian chains are started from the draws (unless several modes are known). *Mixed* chains
-  have R-hat < 1.05, at least 400 effective draws, Monte Carlo errors below 0.04 sd, fewer than 0.1% divergent
-  and acceptance above 0.5. If they move a reported mean or log sd by more than 0.1, significantly (at 1% for all
-  parameters together), the weights had not seen everything: the draws returned are those of the chains
-  (CORRECTED) if they are mixed, and NOT_TRUSTED if not. Chains so far from agreement (R-hat above 1.2) that they can say
-  nothing overrule the weights too.
-* Where the weights could not tell, mixed chains can: TRUSTED if the stopping rule was met and they move no mean and no log sd of q by
-  more than 0.05, CORRECTED if they move some, with the draws of the chains.
+* Then short Hamiltonian chains are started from the draws. *Mixed* chains have R-hat < 1.05, at least 400
+  effective draws, Monte Carlo errors below 0.04 sd, fewer than 0.1% divergent and acceptance above 0.5. If they
+  move a reported mean or log sd by more than 0.1, significantly (at 1% for all parameters together), the weights
+  had not seen everything: the draws returned are those of the chains (CORRECTED) if they are mixed, and
+  NOT_TRUSTED if not. Chains so far from agreement (R-hat above 1.2) that they can say nothing overrule the weights
+  too. Where several modes are known, chains that have not crossed between them say nothing.
+* Where the weights could not tell, mixed chains can: TRUSTED if the stopping rule was met and they move no mean
+  and no log sd of q by more than 0.05, CORRECTED if they move some, with the draws of the chains.
 * NOT_TRUSTED otherwise, and where a parameter's tail is so heavy that its sd may not exist (k-hat of its second
   moment at least 0.9). If the chains came near (R-hat < 1.2) the draws are theirs all the same.
 
@@ -220,9 +220,8 @@ def judge(
             next_step = "Restrict the prior to one mode, or order components that can be exchanged."
     if np.isfinite(w.elbo):
         fisher = f", Fisher divergence {w.fisher:.2g}" if np.isfinite(w.fisher) else ""
-        reasons.append(
-            f"ELBO {Estimate(w.elbo, w.elbo_se)}, estimated gap KL(q||p) = {max(gap.value, 0):.3g} ± {gap.se:.2g} nats{fisher}"
-        )
+        estimated = f"estimated gap KL(q||p) = {max(gap.value, 0):.3g} ± {gap.se:.2g} nats{fisher}"
+        reasons.append(f"ELBO {Estimate(w.elbo, w.elbo_se)}, {estimated}")
         reasons.append(f"{k_text}, {w.effective:.0f} effective of {len(w.draws)} weighted draws")
     if modes:
         lower = ", ".join(f"{w.elbo - m.elbo:.1f}" for m in modes)
@@ -278,7 +277,8 @@ def judge_chains(verdict: Verdict, chains: Chains, q: Drift, reported: Drift, na
                 verdict,
                 **changes,
                 status=VerdictStatus.TRUSTED,
-                sentence=f"q's means and sds are the posterior's to within {max(size, 0.01):.2g} sd; its draws can be used.",
+                sentence=f"q's means and sds are the posterior's to within {max(size, 0.01):.2g} sd; "
+                "its draws can be used.",
                 parameters=(),
             )
         return replace(
@@ -293,11 +293,11 @@ def judge_chains(verdict: Verdict, chains: Chains, q: Drift, reported: Drift, na
     worst = names[chains.worst]
     if verdict.trusted:
         changes |= {"status": VerdictStatus.NOT_TRUSTED, "parameters": moved or (worst,)}
-        why = (
-            f"short chains started from its draws leave them (by {size:.2g} sd in {moved[0]})"
-            if moved
-            else f"short chains started from its draws do not agree with one another (R-hat {chains.r_hat:.2f} in {worst})"
-        )
+        why = "short chains started from its draws "
+        if moved:
+            why += f"leave them (by {size:.2g} sd in {moved[0]})"
+        else:
+            why += f"do not agree with one another (R-hat {chains.r_hat:.2f} in {worst})"
         sentence = f"q seemed to match the posterior by its weights, but {why}."
     else:
         changes["parameters"] = moved or verdict.parameters or (worst,)
