@@ -14,6 +14,8 @@ import numpy as np
 from lowerbound.algorithms.base import Algorithm, Info, Status
 from lowerbound.diagnostics.assessment import Assessment, assess
 from lowerbound.diagnostics.nonfinite import check_starts
+from lowerbound.diagnostics.review import review
+from lowerbound.diagnostics.soundness import check_density
 from lowerbound.diagnostics.verdict import VerdictStatus
 from lowerbound.errors import DataError, NotFiniteError, TrustWarning
 from lowerbound.families import Block, Family, PointMass
@@ -110,9 +112,11 @@ def fit(
         probe = np.random.default_rng([seed, 2]).uniform(-1, 1, (min(kernel.batch, 16), kernel.dimension))
         probe *= np.linspace(0, 1, len(probe))[:, None]
         check_starts(kernel, probe)
+        check_density(kernel, probe)
 
         def record(info: Info) -> None:
             rows.append((info, time.perf_counter() - start))
+            kernel.at = (info.phase, info.step)
             display.update(
                 info.phase,
                 {"step": info.step, "elbo": info.elbo, "elbo_se": info.elbo_se, "evaluations": kernel.evaluations},
@@ -123,11 +127,13 @@ def fit(
         with np.errstate(all="ignore"):  # what is not finite is dealt with, not warned of
             q, status, modes, missing = run(chosen, kernel, chosen_family, seed, record)
             display.update("weighing draws", {"evaluations": kernel.evaluations})
+            broken = kernel.broken
             try:
                 assessment = assess(kernel, q, status, chosen.rule(), modes, missing, seed, num_draws)
             except KeyboardInterrupt:
                 status = Status.INTERRUPTED
                 assessment = assess(kernel, q, status, chosen.rule(), modes, missing, seed, num_draws)
+            assessment = review(kernel, q, status, assessment, algorithm=chosen.name, broken=broken, seed=seed)
         verdict = assessment.verdict
     total = time.perf_counter() - start
     posterior = assemble(bound, kernel, q, status, assessment, rows, total, seed, chosen_family.name, chosen.name)

@@ -123,7 +123,9 @@ def _tell(model: Model, x: np.ndarray, root: Value, o: Origin, gradient: bool, k
     ranges = inputs_of(op, root)
     sites = tuple(model.sites_of(np.concatenate([np.arange(a, b) for a, b in ranges]))) if ranges else ()
     maker, cause = _cause(op, o, name)
-    line = op.line or (maker.line if maker is not None else "") or next((p.line for p in reversed(o.path) if p.line), "")
+    line = (
+        op.line or (maker.line if maker is not None else "") or next((p.line for p in reversed(o.path) if p.line), "")
+    )
     row = o.index[0] if o.index and np.size(op.outputs[0].array) > 1 else None
     suggestion = remedy(
         name,
@@ -135,7 +137,9 @@ def _tell(model: Model, x: np.ndarray, root: Value, o: Origin, gradient: bool, k
         underflow=maker is not None and maker.name in ("exp", "logistic", "exp2"),
         kinds=kinds,
     )
-    return Blame(_phrase(name, o), name, o.result, row, op.turn, line, sites, _values(model, x, sites), cause, suggestion)
+    return Blame(
+        _phrase(name, o), name, o.result, row, op.turn, line, sites, _values(model, x, sites), cause, suggestion
+    )
 
 
 def _phrase(name: str, o: Origin) -> str:

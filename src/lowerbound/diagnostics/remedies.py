@@ -9,7 +9,9 @@ DOUBLE_WHERE = (
     "both branches of a jnp.where are differentiated, and the one that is not taken is not finite here: make its "
     "argument safe first, jnp.where(ok, f(jnp.where(ok, x, 1.0)), 0.0) (the double-where trick)."
 )
-ROOT_AT_ZERO = "the slope of a square root (or of a norm) at 0 is infinite: add a small constant inside, sqrt(x + 1e-12)."
+ROOT_AT_ZERO = (
+    "the slope of a square root (or of a norm) at 0 is infinite: add a small constant inside, sqrt(x + 1e-12)."
+)
 JITTER = (
     "add jitter to the diagonal before factorising, K + 1e-6 * jnp.eye(n), and keep length-scales and correlations "
     "from making two rows alike."
@@ -104,5 +106,12 @@ def remedy(
     return GENERAL
 
 
-_COUNTS = ("Poisson", "NegativeBinomial2", "NegativeBinomialLogits", "GammaPoisson", "ZeroInflatedPoisson", "Exponential")
+_COUNTS = (
+    "Poisson",
+    "NegativeBinomial2",
+    "NegativeBinomialLogits",
+    "GammaPoisson",
+    "ZeroInflatedPoisson",
+    "Exponential",
+)
 _PROBABLE = ("Bernoulli", "Binomial", "Categorical", "Multinomial", "Geometric")

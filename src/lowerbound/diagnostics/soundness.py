@@ -58,7 +58,9 @@ def check_density(kernel: Kernel, x: np.ndarray, *, seed: int = 0) -> None:
     unit = np.ones(kernel.dimension)
     found = wrong_gradient(kernel, _some(x, rng), lambda e: e * unit, rng, tolerance=0.05)
     if found:
-        raise GradientError(f"the gradient of {kernel.model.name!r} is not that of its value: {found}. {GRADIENT_ADVICE}")
+        raise GradientError(
+            f"the gradient of {kernel.model.name!r} is not that of its value: {found}. {GRADIENT_ADVICE}"
+        )
 
 
 def faults(kernel: Kernel, q: Block, *, seed: int = 0) -> tuple[str, str] | None:
@@ -95,8 +97,8 @@ def random_values(kernel: Kernel, x: np.ndarray) -> str:
     if differs.any():
         i = int(differs.argmax())
         return (
-            f"is not the same function at every call: at the same point it was {first[i]:.10g} and then {again[i]:.10g} "
-            f"({differs.sum()} of {len(x)} points)"
+            f"is not the same function at every call: at the same point it was {first[i]:.10g} and then "
+            f"{again[i]:.10g} ({differs.sum()} of {len(x)} points)"
         )
     if turns.any():
         return f"has a gradient that differs between calls ({turns.any(1).sum()} of {len(x)} points)"
@@ -152,7 +154,6 @@ def compare(kernel: Kernel, x: np.ndarray, direction: np.ndarray, tolerance: flo
         value, _ = kernel(np.concatenate([plus, minus]))
         claimed = (kernel(x)[1] * direction).sum(1)
         up, down = value[: k * m].reshape(k, m), value[k * m :].reshape(k, m)
-        # The distance really gone: adding a small step to a large coordinate rounds it.
         differences = (up - down) / (2 * _STEPS[:, None])
         error = np.abs(differences - claimed)
         spread = np.abs(np.diff(differences, axis=0))
@@ -162,7 +163,9 @@ def compare(kernel: Kernel, x: np.ndarray, direction: np.ndarray, tolerance: flo
     best = spread.argmin(0)
     slope = differences[best + 1, np.arange(m)]
     typical = np.sqrt(np.mean(np.maximum(slope[told] ** 2, claimed[told] ** 2)))
-    uncertain = spread.min(0)
+    # Sums of numbers of size one round, however small their total.
+    rounding = 16 * np.finfo(float).eps * np.maximum(1.0, np.abs(up).max(0)) / _STEPS[-1]
+    uncertain = np.maximum(spread.min(0), rounding)
     against = told & (error.min(0) > 10 * uncertain) & (error.min(0) > tolerance * typical)
     against &= uncertain < 0.1 * typical
     i = int(np.where(against, error.min(0), -1).argmax())
@@ -180,10 +183,10 @@ def _some(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 RANDOM_ADVICE = (
-    "A log density must give the same number for the same latents: draw random numbers once, outside the model, and hand "
-    "them in as data; look for callbacks (jax.pure_callback, io_callback) and for state that they change."
+    "A log density must give the same number for the same latents: draw random numbers once, outside the model, and "
+    "hand them in as data; look for callbacks (jax.pure_callback, io_callback) and for state that they change."
 )
 GRADIENT_ADVICE = (
-    "Look for jax.custom_jvp or jax.custom_vjp with a rule that does not match the function, for jax.lax.stop_gradient on "
-    "a part of the density, and for values that pass through a callback. jax.test_util.check_grads tests a rule."
+    "Look for jax.custom_jvp or jax.custom_vjp with a rule that does not match the function, for jax.lax.stop_gradient "
+    "on a part of the density, and for values that pass through a callback. jax.test_util.check_grads tests a rule."
 )

@@ -55,7 +55,7 @@ def improper(kernel: Kernel, q: Block, draws: np.ndarray, rng: np.random.Generat
         draws: Of the posterior, ``[n, p]``, equally weighted.
         rng: To choose among them.
 
-    Cost: two densities per coordinate (at most 48), direction and rung at first; more where one does not fall.
+    Cost: twelve densities per coordinate (of at most 96), and some calls where one seems not to fall.
     """
     p = kernel.dimension
     x = draws[rng.choice(len(draws), _DRAWS, replace=len(draws) < _DRAWS)]
@@ -67,19 +67,23 @@ def improper(kernel: Kernel, q: Block, draws: np.ndarray, rng: np.random.Generat
     for s in kernel.model.sites.values():
         bounded[s.slice] = not is_real(s.support)
     found: list[Tail] = []
-    for d, coordinate in _directions(kernel, q, draws, sd, bounded):
-        if coordinate is not None and any(kernel.model.sites_of(np.array([coordinate]))[0] in t.sites for t in found):
-            continue  # told already
-        ends = _falls_not(kernel, x[:1], centre[:1], d, sd, bounded)
-        if ends is None or _falls_not(kernel, x, centre, d, sd, bounded) is None:
+    directions = _directions(kernel, q, draws, sd, bounded)
+    rays = [_Ray.along(d, bounded) for d, _ in directions]
+    first = np.any(_flat(kernel, x[:2], centre[:2], rays), axis=1)  # all directions at once, from two draws
+    for (d, coordinate), ray, suspicious in zip(directions, rays, first.tolist(), strict=True):
+        concerned = _concerned(kernel, d)
+        if not suspicious or all(any(name in t.sites for t in found) for name in concerned):
             continue
-        found.append(_tail(kernel, d, ends, coordinate))
+        flat = _flat(kernel, x, centre, [ray])[0]
+        if flat.sum() > len(x) / 2:
+            found.append(_tail(kernel, d, x[flat.argmax()] + ray.reach[-1] * d, coordinate))
     return found
 
 
-def _directions(kernel: Kernel, q: Block, draws: np.ndarray, sd: np.ndarray, bounded: np.ndarray):
-    """Unit coordinates, both ways, then axes; with the coordinate's number or None."""
+def _directions(kernel: Kernel, q: Block, draws: np.ndarray, sd: np.ndarray, bounded: np.ndarray) -> list:
+    """Steps of one sd: coordinates, both ways, then axes; each with its coordinate's number or None."""
     p = kernel.dimension
+    out: list[tuple[np.ndarray, int | None]] = []
     chosen = range(p)
     if p > _COORDINATES:
         # From every site some, the widest first among those of one site.
@@ -89,43 +93,60 @@ def _directions(kernel: Kernel, q: Block, draws: np.ndarray, sd: np.ndarray, bou
     for j in chosen:
         for sign in (1.0, -1.0):
             e = np.zeros(p)
-            e[j] = sign * (1.0 if bounded[j] else sd[j])
-            yield e, j
+            e[j] = sign * sd[j]
+            out.append((e, j))
     if p > 1:
         centred = draws[:256] - draws[:256].mean(0)
         with np.errstate(all="ignore"):
             axes = [np.asarray(q.mean), -np.asarray(q.mean)]
             if np.isfinite(centred).all():
-                widest = np.linalg.svd(centred, full_matrices=False)[2][0] * np.linalg.norm(centred) / len(centred) ** 0.5
+                widest = np.linalg.svd(centred, full_matrices=False)[2][0]
                 axes += [widest, -widest]
-        for a in axes:
-            if np.isfinite(a).all() and a.any():
-                yield a, None
+            for a in axes:
+                size = np.abs(a / sd).max()
+                if np.isfinite(size) and size > 0:
+                    out.append((a / size, None))
+    return out
 
 
-def _falls_not(
-    kernel: Kernel, x: np.ndarray, centre: np.ndarray, d: np.ndarray, sd: np.ndarray, bounded: np.ndarray
-) -> np.ndarray | None:
-    """The far end of the first ray ``x + t d`` if the density falls off along fewer than half of them; else None."""
-    edge = np.abs(d[bounded]).max(initial=0.0)
-    reach = _EDGE / edge if edge > 0 else _FAR
-    points = x[:, None, :] + reach[:, None] * d
+@dataclass(frozen=True, eq=False)
+class _Ray:
+    """A direction, one sd long, and how often to take it: ``reach [3]``."""
+
+    direction: np.ndarray
+    reach: np.ndarray
+
+    @staticmethod
+    def along(d: np.ndarray, bounded: np.ndarray) -> _Ray:
+        edge = np.abs(d[bounded]).max(initial=0.0)
+        return _Ray(d, _EDGE / edge if edge > 0 else _FAR)
+
+
+def _flat(kernel: Kernel, x: np.ndarray, centre: np.ndarray, rays: list[_Ray]) -> np.ndarray:
+    """Whether the density does not fall off along each ray from each of the points ``x [m, p]``; ``[rays, m]``."""
+    m, p = x.shape
+    directions = np.stack([r.direction for r in rays])
+    reach = np.stack([r.reach for r in rays])
     with np.errstate(all="ignore"):
-        value = kernel(points.reshape(-1, x.shape[1]))[0].reshape(len(x), len(reach))
-        slopes = np.diff(value, axis=1) / np.diff(np.log(reach))
-        # The mass of the tail against that of the bulk, whose width along the ray is one sd.
-        width = np.log(np.abs(d[bounded]).max() / max(sd[bounded].min(), 1e-300)) if edge > 0 else 0.0
-        mass = value[:, -1] + np.log(reach[-1]) + width - centre
-    flat = np.isfinite(value).all(1) & (slopes > _SLOPE).all(1) & (mass > _MASS)
-    return points[int(flat.argmax()), -1] if flat.sum() > len(x) / 2 else None
+        points = x[None, :, None, :] + reach[:, None, :, None] * directions[:, None, None, :]
+        value = kernel(points.reshape(-1, p))[0].reshape(len(rays), m, -1)
+        slopes = np.diff(value, axis=2) / np.diff(np.log(reach))[:, None, :]
+        # The mass of the tail against that of the bulk, whose width along the ray is one sd: the unit of reach.
+        mass = value[:, :, -1] + np.log(reach[:, None, -1]) - centre
+    return np.isfinite(value).all(2) & (slopes > _SLOPE).all(2) & (mass > _MASS)
+
+
+def _concerned(kernel: Kernel, d: np.ndarray) -> tuple[str, ...]:
+    """Sites with a large part in a direction."""
+    return tuple(kernel.model.sites_of(np.flatnonzero(np.abs(d) > 0.1 * np.abs(d).max())))
 
 
 def _tail(kernel: Kernel, d: np.ndarray, end: np.ndarray, coordinate: int | None) -> Tail:
     model = kernel.model
-    size = np.abs(d)
-    sites = tuple(model.sites_of(np.flatnonzero(size > 0.1 * size.max())))
+    sites = _concerned(kernel, d)
     if coordinate is None:
-        return Tail(sites, f"{' and '.join(sites)} go together to infinity along a line")
+        verb = "go together" if len(sites) > 1 else "goes"
+        return Tail(sites, f"{' and '.join(sites)} {verb} to infinity along a line")
     name = sites[0]
     with float64(), np.errstate(all="ignore"):
         value = np.asarray(model.evaluate(model.unflatten(jnp.asarray(end)), model.arguments, False).values[name])
@@ -134,5 +155,5 @@ def _tail(kernel: Kernel, d: np.ndarray, end: np.ndarray, coordinate: int | None
         return Tail(sites, f"{label} goes to {'+' if d[coordinate] > 0 else '-'}infinity")
     inside = coordinate - model.sites[name].start
     at = float(np.ravel(value)[min(inside, value.size - 1)])
-    limit = "0" if abs(at) < 1e-100 else "infinity" if abs(at) > 1e100 else f"{at:.6g}"
+    limit = "0" if abs(at) < 1e-20 else "infinity" if abs(at) > 1e20 else f"{at:.6g}"
     return Tail(sites, f"{label} goes to {limit}")

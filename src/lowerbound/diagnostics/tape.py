@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
@@ -63,7 +64,9 @@ class TooLarge(Exception):
     """The function's intermediate arrays are too many to hold."""
 
 
-def record(jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Value], line: str = "", turn: str = "") -> list[Value]:
+def record(
+    jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Value], line: str = "", turn: str = ""
+) -> list[Value]:
     """Run an open jaxpr one operation at a time; the values that it returns. Call inside float64 and without jit."""
     if sum(int(np.prod(getattr(v.aval, "shape", ()) or (1,))) for e in jaxpr.eqns for v in e.outvars) > LARGEST:
         raise TooLarge
@@ -209,7 +212,17 @@ def _guilty(op: Operation, index: tuple[int, ...], shape: tuple[int, ...]) -> tu
 
 
 #: Operations that only move numbers, or change their sign.
-_MOVES = ("broadcast_in_dim", "reshape", "convert_element_type", "squeeze", "copy", "stop_gradient", "neg", "abs", "slice")
+_MOVES = (
+    "broadcast_in_dim",
+    "reshape",
+    "convert_element_type",
+    "squeeze",
+    "copy",
+    "stop_gradient",
+    "neg",
+    "abs",
+    "slice",
+)
 
 
 def source(value: Value, element: float) -> Operation | None:
@@ -311,4 +324,4 @@ def _at(array: Any, index: tuple[int, ...], shape: tuple[int, ...]) -> float:
 
 
 def _is_key(array: Any) -> bool:
-    return hasattr(array, "dtype") and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return hasattr(array, "dtype") and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
