@@ -13,6 +13,7 @@ the persistent compilation cache.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sys
 import threading
@@ -114,12 +115,17 @@ class Kernel:
             value = np.concatenate([v for v, _ in parts]) if parts else np.empty(0)
             gradient = np.concatenate([g for _, g in parts]) if parts else np.empty((0, p))
         self.evaluations += m
+        flat = gradient.ravel()
+        if not math.isfinite(value.dot(value) + flat.dot(flat)):  # a microsecond; the square may overflow, too
+            self._remember(x, value, gradient)
+        return value, gradient
+
+    def _remember(self, x: np.ndarray, value: np.ndarray, gradient: np.ndarray) -> None:
         bad = ~np.isfinite(value)
-        if not bad.any() and not np.isfinite(gradient).all():
+        if not bad.any():
             bad = ~np.isfinite(gradient).all(1)
         if bad.any():
             self.broken = x[bad.argmax()].copy(), self.at
-        return value, gradient
 
     def _evaluate(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         m, p = x.shape

@@ -26,6 +26,9 @@ T = TypeVar("T")
 #: A call is given at least so many seconds, and so many times the longest one before it, however late it is.
 GRACE = 1.0
 PATIENCE = 10.0
+#: Seconds that a thread which has been asked to end is given. (One that still runs Python code when the interpreter
+#: is taken down may crash it.)
+_FAREWELL = 0.3
 
 
 class Waiting:
@@ -74,7 +77,6 @@ class Waiting:
             raise
         if thread.is_alive():
             _stop(thread)
-            thread.join(0.2)
             raise NotRespondingError(self._message(time.monotonic() - start, thread.is_alive()))
         if failure:
             raise failure[0]
@@ -103,3 +105,4 @@ def _stop(thread: threading.Thread) -> None:
     """Ask a thread to end: it does when it next runs Python code, and not before."""
     if thread.ident is not None and hasattr(ctypes, "pythonapi"):
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+        thread.join(_FAREWELL)

@@ -148,8 +148,8 @@ def _phrase(name: str, o: Origin) -> str:
     words = _WORDS.get(name)
     if words is None or ("{1" in words and len(o.operands) < 2):
         words = f"operation {name}" + (" of {0:.4g}" if o.operands and np.isfinite(o.operands[0]) else "")
-    if name in ("log", "sqrt") and not np.isfinite(o.operands[0]):
-        words = words.split(" of ")[0]
+    if any(f"{{{i}" in words and np.isnan(v) for i, v in enumerate(o.operands)):
+        return words.split(" of ")[0]  # which element went in cannot be told
     return words.format(*o.operands)
 
 

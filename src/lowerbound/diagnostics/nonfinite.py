@@ -123,10 +123,13 @@ def check_starts(kernel: Kernel, x: np.ndarray) -> None:
         return
     if not finite.any():
         reasons = forensics(kernel, x[0])
+        told = "; ".join(reasons) or "no single site is to blame, only their sum"
+        general = (
+            "" if "Suggestion: " in told else " Check the data's scale, and priors or transforms that overflow there."
+        )
         raise NotFiniteError(
             f"the log density of {model.name!r} is not finite at any of {len(x)} starting points. At the middle of "
-            f"the latents' supports: {'; '.join(reasons) or 'no single site is to blame, only their sum'}. "
-            "Check the data's scale, and priors or transforms that overflow there."
+            f"the latents' supports: {told.rstrip('.')}.{general}"
         )
     if not gradient[finite].any():
         raise ModelError(

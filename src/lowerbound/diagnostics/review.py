@@ -50,7 +50,10 @@ def review(
     """
     verdict = assessment.verdict
     if status is Status.NOT_FINITE:
-        verdict = dataclasses.replace(verdict, reasons=(*verdict.reasons, *_where(kernel, algorithm, broken)))
+        verdict = dataclasses.replace(verdict, reasons=(*verdict.reasons, *_where(kernel, verdict, algorithm, broken)))
+    advice = [r.partition("Suggestion: ")[2] for r in verdict.reasons if "Suggestion: " in r]
+    if advice and verdict.fatal:
+        verdict = dataclasses.replace(verdict, next_step=advice[0])
     if q.noise_dimension == 0 or status is Status.INTERRUPTED:
         return dataclasses.replace(assessment, verdict=verdict)
     fault = faults(kernel, q, seed=seed)
@@ -75,15 +78,18 @@ def condemn(verdict: Verdict, fault: str, advice: str) -> Verdict:
     )
 
 
-def _where(kernel: Kernel, algorithm: str, broken: tuple[np.ndarray, tuple[str, int]] | None) -> list[str]:
-    if broken is None:
-        return []
-    x, (phase, step) = broken
-    return [
-        f"not finite in phase {phase!r} of {algorithm}, after its step {step}; the fit went back to its last good "
-        "state, which is what is returned",
-        *(f"there: {f}" for f in forensics(kernel, x)),
+def _where(
+    kernel: Kernel, verdict: Verdict, algorithm: str, broken: tuple[np.ndarray, tuple[str, int]] | None
+) -> list[str]:
+    phase, step = kernel.at
+    out = [
+        f"it stopped being finite in phase {phase!r}, step {step} of {algorithm}; the fit went back to its last good "
+        "state, which is what is returned"
     ]
+    if broken is not None and not any("first not finite" in r for r in verdict.reasons):
+        x, (phase, step) = broken
+        out += [f"met in phase {phase!r} after step {step}: {f}" for f in forensics(kernel, x)]
+    return out
 
 
 def _improper(kernel: Kernel, q: Block, assessment: Assessment, seed: int) -> tuple[str, str] | None:
