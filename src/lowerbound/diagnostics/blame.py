@@ -6,6 +6,7 @@ went in, the sites that it depends on with their values and transforms, and a re
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +98,9 @@ def blame(kernel: Kernel, x: np.ndarray, *, gradient: bool = False, kinds: tuple
     Cost: every operation of the model once, outside any compiled program: tenths of a second to seconds.
     """
     density = kernel.log_density
-    with float64(), np.errstate(all="ignore"), validation_enabled(False):
+    with float64(), np.errstate(all="ignore"), validation_enabled(False), warnings.catch_warnings():
+        # A jaxpr of one operation has no record of where its function came from, which is what JAX asks for.
+        warnings.filterwarnings("ignore", ".*missing a DebugInfo object", DeprecationWarning)
         n = len(density.jaxpr.constvars)
         arguments = [jnp.asarray(a) for a in density.arguments]
         root = Value(jnp.asarray(x, jnp.float64))

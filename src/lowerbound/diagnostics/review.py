@@ -56,9 +56,9 @@ def review(
         verdict = dataclasses.replace(verdict, next_step=advice[0])
     if q.noise_dimension == 0 or status is Status.INTERRUPTED:
         return dataclasses.replace(assessment, verdict=verdict)
-    fault = faults(kernel, q, seed=seed)
-    if fault is None and status not in (Status.FLAT, Status.UNBOUNDED):
-        fault = _improper(kernel, q, assessment, seed)
+    fault = None
+    if status not in (Status.FLAT, Status.UNBOUNDED):  # where q has run away, numbers mean little
+        fault = faults(kernel, q, seed=seed) or _improper(kernel, q, assessment, seed)
     if status is Status.UNBOUNDED:
         verdict = dataclasses.replace(verdict, next_step=_UNBOUNDED)
     if fault is not None:

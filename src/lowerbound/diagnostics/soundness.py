@@ -152,7 +152,8 @@ def compare(kernel: Kernel, x: np.ndarray, direction: np.ndarray, tolerance: flo
         offsets = _STEPS[:, None, None] * direction
         plus, minus = (x + offsets).reshape(-1, p), (x - offsets).reshape(-1, p)
         value, _ = kernel(np.concatenate([plus, minus]))
-        claimed = (kernel(x)[1] * direction).sum(1)
+        gradient = kernel(x)[1]
+        claimed = (gradient * direction).sum(1)
         up, down = value[: k * m].reshape(k, m), value[k * m :].reshape(k, m)
         differences = (up - down) / (2 * _STEPS[:, None])
         error = np.abs(differences - claimed)
@@ -163,9 +164,11 @@ def compare(kernel: Kernel, x: np.ndarray, direction: np.ndarray, tolerance: flo
     best = spread.argmin(0)
     slope = differences[best + 1, np.arange(m)]
     typical = np.sqrt(np.mean(np.maximum(slope[told] ** 2, claimed[told] ** 2)))
-    # Sums of numbers of size one round, however small their total.
-    rounding = 16 * np.finfo(float).eps * np.maximum(1.0, np.abs(up).max(0)) / _STEPS[-1]
-    uncertain = np.maximum(spread.min(0), rounding)
+    # How well the best pair of neighbouring steps knows the slope: by how much they differ, and by how much the
+    # value's last place can move (sums of numbers of size one round, however small their total, and so do the
+    # coordinates).
+    last_place = 16 * np.finfo(float).eps * (np.maximum(1.0, np.abs(up).max(0)) + (np.abs(x) * np.abs(gradient)).sum(1))
+    uncertain = np.maximum(spread, last_place / _STEPS[1:, None]).min(0)
     against = told & (error.min(0) > 10 * uncertain) & (error.min(0) > tolerance * typical)
     against &= uncertain < 0.1 * typical
     i = int(np.where(against, error.min(0), -1).argmax())

@@ -179,6 +179,10 @@ def origin(value: Value) -> Origin | None:
     while True:
         op = value.operation
         if op is None:
+            asked = next((v for p in path if p.name == "select_n" and (v := _asked(p.inputs[0])) is not None), None)
+            if asked is not None:
+                path, value, index = [], asked, _first(asked.array)
+                continue
             return Origin(None, index, (), float(np.asarray(value.array)[index]), tuple(path))
         guilty = _guilty(op, index, np.shape(value.array))
         if guilty is None and op.broken is not None:
@@ -190,8 +194,19 @@ def origin(value: Value) -> Origin | None:
         value, index = guilty
 
 
+def _asked(condition: Value, depth: int = 5) -> Value | None:
+    """What was not finite in the condition of a choice: a library may test for it, and answer with a constant."""
+    op = condition.operation
+    if op is None or depth == 0:
+        return None
+    for v in op.inputs:
+        if not v.finite and v.operation is not None:
+            return v
+    return next((a for v in op.inputs if (a := _asked(v, depth - 1)) is not None), None)
+
+
 def _guilty(op: Operation, index: tuple[int, ...], shape: tuple[int, ...]) -> tuple[Value, tuple[int, ...]] | None:
-    """An input that is not finite, best at the same element, NaN before infinity; the taken branch of a choice."""
+    """An input that is not finite: at the same element, made before given, NaN before infinity; of a choice, the one."""
     candidates = op.inputs
     if op.name == "select_n":
         which = np.asarray(op.inputs[0].array)
@@ -204,11 +219,11 @@ def _guilty(op: Operation, index: tuple[int, ...], shape: tuple[int, ...]) -> tu
         if a.shape == shape:
             if np.isfinite(a[index]):
                 continue
-            found.append((not np.isnan(a[index]), v, index))
+            found.append((v.operation is None, not np.isnan(a[index]), v, index))
         else:
             i = _same_row(a, index) or _first(a)
-            found.append((not np.isnan(a[i]), v, i))
-    return min(found, key=lambda f: f[0])[1:] if found else None
+            found.append((v.operation is None, not np.isnan(a[i]), v, i))
+    return min(found, key=lambda f: f[:2])[2:] if found else None
 
 
 #: Operations that only move numbers, or change their sign.
