@@ -206,7 +206,7 @@ def _asked(condition: Value, depth: int = 5) -> Value | None:
 
 
 def _guilty(op: Operation, index: tuple[int, ...], shape: tuple[int, ...]) -> tuple[Value, tuple[int, ...]] | None:
-    """An input that is not finite: at the same element, made before given, NaN before infinity; of a choice, the one."""
+    """An input that is not finite: at the same element, made before given, NaN before infinity; of a choice, its."""
     candidates = op.inputs
     if op.name == "select_n":
         which = np.asarray(op.inputs[0].array)
