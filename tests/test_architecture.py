@@ -22,6 +22,7 @@ ORDER = (
     "errors",  # what can go wrong, in words
     "precision",  # float64 inside
     "threads",  # how many threads linear algebra takes
+    "waiting",  # for a call, but not for ever
     "report",  # what a person looks at: it is handed a posterior, and imports nothing of the library
     "model",  # p(x, z)
     "families",  # q(z)

@@ -92,7 +92,6 @@ class Escalation:
         family, algorithm: Of the fit.
         seed, num_draws: Of the fit.
         enabled: Whether anything may be tried.
-        deadline: ``time.perf_counter()`` after which nothing more is begun.
         record: Called with an :class:`~lowerbound.algorithms.Info` when a step begins.
     """
 
@@ -102,7 +101,6 @@ class Escalation:
     seed: int
     num_draws: int | None
     enabled: bool
-    deadline: float
     record: Callable[[Info], None]
 
     def __post_init__(self) -> None:
@@ -116,7 +114,7 @@ class Escalation:
         self._say("checking with short chains")
         assessment = assess(best.weighed, self.seed)
         for other in others:  # coordinates that gained less may be those in which chains mix
-            if assessment.verdict.trusted or time.perf_counter() > self.deadline:
+            if assessment.verdict.trusted or first.kernel.late:
                 break
             found = assess(other.weighed, self.seed)
             if found.verdict.trusted:
@@ -136,12 +134,12 @@ class Escalation:
             f"{first.weighed.verdict.sentence} The scale or location of {', '.join(names)} depends on other latents."
         )
         self._say(f"trying {', '.join(names)} non-centred")
-        kernel = Kernel(model.moved(dict.fromkeys(names, 0.0)))
+        kernel = Kernel(model.moved(dict.fromkeys(names, 0.0)), deadline=first.kernel.deadline)
         free = self._attempt(kernel, tuple(f"{n} (non-centred)" for n in names))
         best = self._better(first, free, "non-centred", reason, began)
         if free is None or not isinstance(free.q, GaussianBlock):
             return best, []
-        if best.weighed.verdict.trusted or time.perf_counter() > self.deadline:
+        if best.weighed.verdict.trusted or first.kernel.late:
             return best, []
         # 1 - Var(z~ | rest), from the diagonal of the precision.
         conditional = 1 / np.maximum(np.diagonal(np.linalg.pinv(free.q.covariance(), hermitian=True)), 1.0)
@@ -162,7 +160,7 @@ class Escalation:
 
     def _attempt(self, kernel: Kernel, moved: tuple[str, ...]) -> Attempt | None:
         q, status, modes, missing = self.run(kernel)
-        if q.noise_dimension == 0 or status is Status.INTERRUPTED:
+        if q.noise_dimension == 0 or status in (Status.INTERRUPTED, Status.OUT_OF_TIME):
             return None
         weighed = weigh_up(kernel, q, status, self.algorithm.rule(), modes, missing, self.seed, self.num_draws)
         return Attempt(kernel, self.family.name, self.algorithm.name, status, weighed, moved)
@@ -181,9 +179,9 @@ class Escalation:
     def _may(self, attempt: Attempt) -> bool:
         return (
             self.enabled
-            and attempt.status is not Status.INTERRUPTED
+            and attempt.status not in (Status.INTERRUPTED, Status.OUT_OF_TIME)
             and attempt.q.noise_dimension > 0
-            and time.perf_counter() < self.deadline
+            and not attempt.kernel.late
         )
 
     def _say(self, phase: str) -> None:

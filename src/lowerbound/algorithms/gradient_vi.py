@@ -211,10 +211,13 @@ class GradientVI(Algorithm):
         return lambda a, b, k: program(a, b, k, shift, scale, arguments)
 
     def _chunk(self, state: _State, parameters: Any, opt_state: Any) -> Any:
-        with float64():
-            key = jax.random.fold_in(jax.random.PRNGKey(state.seed), state.chunk)
-            out = state.program(parameters, opt_state, key)
-            out = jax.block_until_ready(out)
+
+        def call() -> Any:
+            with float64():
+                key = jax.random.fold_in(jax.random.PRNGKey(state.seed), state.chunk)
+                return jax.block_until_ready(state.program(parameters, opt_state, key))
+
+        out = state.kernel.waiting(call)
         state.chunk += 1
         state.steps += _CHUNK
         state.kernel.evaluations += _CHUNK * self.objective.num_samples

@@ -121,7 +121,7 @@ def weigh_up(
     p = kernel.dimension
     size = num_draws or max(128, min(2048, _DRAWN // (6 * p) // 64 * 64))
     rounds = 6
-    if status is Status.INTERRUPTED:  # whoever pressed Ctrl-C is waiting
+    if status in (Status.INTERRUPTED, Status.OUT_OF_TIME):  # somebody is waiting
         rounds, size = 1, min(size, 2 * kernel.batch)
     weighted = weigh(kernel, q, modes, np.random.default_rng([seed, 1]), rounds=rounds, size=size)
     shift = shift_of(weighted, q)

@@ -204,7 +204,7 @@ def _run(walkers: _Walkers, spent: int) -> Chains | None:
     walkers.count = 0
     early: list[np.ndarray] = []
     for i in range(_WARMUP):
-        if kernel.evaluations >= spent:
+        if kernel.evaluations >= spent or kernel.late:
             return None
         early.append(walkers.transition(adapt=True))
         if i == _WARMUP // 2 - 1:
@@ -217,7 +217,7 @@ def _run(walkers: _Walkers, spent: int) -> Chains | None:
     chains: Chains | None = None
     for stage in STAGES:
         for _ in range(min(stage, most) - len(kept)):
-            if kernel.evaluations >= spent:
+            if kernel.evaluations >= spent or kernel.late:
                 break
             kept.append(walkers.transition(adapt=False))
             scores.append(walkers.metric.natural(walkers.gradient))
@@ -228,7 +228,7 @@ def _run(walkers: _Walkers, spent: int) -> Chains | None:
         moments = controlled_moments(draws, np.stack(scores), np.asarray(walkers.metric.variance()))
         r_hat, worst, effective = mixing(draws)
         chains = Chains(draws, np.stack(values), moments, r_hat, worst, effective, walkers.accepted, walkers.divergent)
-        over = len(kept) >= most or kernel.evaluations >= spent
+        over = len(kept) >= most or kernel.evaluations >= spent or kernel.late
         if chains.mixed or chains.divergent > _HOPELESS or chains.r_hat > _APART or over:
             break
     return chains

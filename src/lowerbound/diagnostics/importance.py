@@ -137,7 +137,7 @@ def weigh(
             fisher = fisher_divergence(q, x[: counts[0]], gradient[: counts[0]])
         done.append(_Round.weigh(x, value, fresh, np.array(counts)))
         result = _pool(done, fisher)
-        if not _worth_more(result, done[0], p):
+        if kernel.late or not _worth_more(result, done[0], p):
             break
         if done[0].efficiency > 0.6 or r + 1 == rounds:
             counts = [int(0.8 * size), int(0.2 * size)] + [size // 4] * len(modes)

@@ -2,8 +2,8 @@
 
 The rules, in order:
 
-* NOT_TRUSTED if the fit ended for a reason that leaves no answer (flat, unbounded, interrupted, not
-  finite), more than 1% of q's draws have a density that is not finite, or the log density is so large
+* NOT_TRUSTED if the fit ended for a reason that leaves no answer (flat, unbounded, interrupted, out
+  of time, not finite), more than 1% of q's draws have a density that is not finite, or the log density is so large
   that float64 cannot tell 0.001 nats apart.
 * By weights, TRUSTED if the stopping rule was met, the estimated gap KL(q || p) is below 0.005 nats (beyond its
   error), k-hat < 0.5, and importance weighting moves no mean by more than 0.05 sd and no sd by more
@@ -147,7 +147,7 @@ def judge(
     parameters: tuple[str, ...] = ()
     next_step = ""
     k_text = f"k-hat = {w.pareto_k:.2f}" if np.isfinite(w.pareto_k) else "the importance weights are constant"
-    fatal = status in (Status.FLAT, Status.UNBOUNDED, Status.NOT_FINITE, Status.INTERRUPTED)
+    fatal = status in (Status.FLAT, Status.UNBOUNDED, Status.NOT_FINITE, Status.INTERRUPTED, Status.OUT_OF_TIME)
     means, sds = np.abs(shift.mean), np.abs(shift.log_sd)
     worst = np.argsort(-np.nan_to_num(np.maximum(means, sds), nan=np.inf))
     moved = [names[i] for i in worst if means[i] > SHIFT or sds[i] > SHIFT]
@@ -180,6 +180,8 @@ def judge(
             ) + ": nothing in the model or the data bounds it."
         elif status is Status.INTERRUPTED:
             next_step = "run the fit to its end."
+        elif status is Status.OUT_OF_TIME:
+            next_step = "allow more max_seconds, or fit fewer rows first."
         else:
             next_step = "look for a prior or a transform that overflows there."
     elif (
