@@ -1,0 +1,419 @@
+"""Simulation-based calibration: are the posteriors of a model, as they are fitted here, the right ones?
+
+For one data set nobody knows. Over many simulated ones everybody does: with z ~ p(z), x ~ p(x | z) and L
+independent draws z_1, ..., z_L of the exact posterior p(z | x), the rank of f(z, x) among f(z_l, x) is uniform on
+{0, ..., L} for every function f. A posterior that is too narrow gives a histogram of ranks like a U, one that is too
+wide like an arch, one that is biased a slope. The functions here are each coordinate of each latent, the log
+likelihood and the log joint: the last two depend on the data, and catch what no coordinate can (a fit that
+returns the prior ranks every coordinate uniformly).
+
+A verdict depends on the data alone, never on the z behind them, so the ranks of the *trusted* fits must be uniform too.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from lowerbound.algorithms import Algorithm, Status
+from lowerbound.diagnostics.uniformity import Uniformity, envelope, number_of_bins, uniformity
+from lowerbound.errors import DataError, IncompatibleError, ModelError, TrustWarning, unknown_name
+from lowerbound.families import Family, PointMass
+from lowerbound.fitting import _check_options as _check_fit_options
+from lowerbound.fitting import as_model, fit
+from lowerbound.kernel import compile_once, lift
+from lowerbound.model.base import Model, label, total
+from lowerbound.model.log_density import LogDensity
+from lowerbound.plan import choose
+from lowerbound.posterior import Posterior
+from lowerbound.precision import float64
+from lowerbound.report.progress import Progress
+from lowerbound.report.ranks import plot_ranks, render_ranks
+from lowerbound.simulation import Simulator
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: With fewer fits the tests have no power, and nothing is said.
+MINIMUM = 20
+FAILED = "FAILED"
+Simulate = Callable[[np.random.Generator], tuple[Mapping[str, Any], Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Ranks of simulated truths among the draws of their fitted posteriors, and what they say.
+
+    Made by :func:`lowerbound.calibrate`.
+
+    Attributes:
+        model_name, family_name, algorithm_name: What was fitted.
+        source: ``"posterior"``, draws as a person gets them, or ``"q"``, those of the family alone.
+        names: The m quantities: coordinates of latents in the constrained space, ``log_likelihood``, ``log_joint``.
+        ranks: ``[n, m]``, whole numbers from 0 to ``num_ranked``; one row a fit that gave draws.
+        verdicts: Of these fits, ``[n]``: names of :class:`~lowerbound.VerdictStatus`.
+        errors: What the fits that gave none said.
+        num_datasets: Data sets asked for; fewer were fitted if it was interrupted.
+        num_ranked: L, draws a fit.
+        alpha: Chance of a false alarm, over all quantities together.
+        seconds: Wall time.
+    """
+
+    model_name: str
+    family_name: str
+    algorithm_name: str
+    source: str
+    names: tuple[str, ...]
+    ranks: np.ndarray = field(repr=False)
+    verdicts: tuple[str, ...] = field(repr=False)
+    errors: tuple[str, ...] = field(repr=False)
+    num_datasets: int
+    num_ranked: int
+    alpha: float
+    seconds: float
+    _cache: dict[bool, Uniformity] = field(default_factory=dict, repr=False)
+
+    @property
+    def minimum(self) -> int:
+        """Fits that the tests need."""
+        return MINIMUM
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of fits by verdict, and of those that failed."""
+        return dict(Counter(self.verdicts) + Counter({FAILED: len(self.errors)}))
+
+    @property
+    def is_trusted(self) -> np.ndarray:
+        """Which rows of ``ranks`` are of fits whose draws the verdict vouches for, ``[n]``.
+
+        TRUSTED and CORRECTED; with ``source="q"`` TRUSTED alone, since CORRECTED says that q is not right.
+        """
+        return np.array([v == "TRUSTED" or (v == "CORRECTED" and self.source != "q") for v in self.verdicts], bool)
+
+    def tests(self, *, trusted: bool = False) -> Uniformity:
+        """The tests of all fits, or of those with a trusted verdict."""
+        if trusted not in self._cache:
+            self._cache[trusted] = uniformity(self._rows(trusted), self.num_ranked)
+        return self._cache[trusted]
+
+    def miscalibrated(self, *, trusted: bool = False) -> dict[str, str]:
+        """Quantities whose ranks are not uniform, worst first, and what their posteriors are ("too narrow")."""
+        n = len(self._rows(trusted))
+        if n < MINIMUM:
+            return {}
+        tests = self.tests(trusted=trusted)
+        return {self.names[i]: tests.shape(i, n) for i in np.argsort(tests.p, kind="stable") if tests.p[i] < self.alpha}
+
+    @property
+    def ok(self) -> bool:
+        """Whether the ranks are uniform as far as the tests see: those of all fits, and those of trusted ones."""
+        return len(self.ranks) >= MINIMUM and not self.miscalibrated() and not self.miscalibrated(trusted=True)
+
+    @property
+    def sentence(self) -> str:
+        """What follows, in words."""
+        n, trusted = len(self.ranks), int(self.is_trusted.sum())
+        if n < MINIMUM:
+            why = f" The first error: {self.errors[0]}" if self.errors else ""
+            return f"Only {n} fits gave draws: too few to say anything, {MINIMUM} are needed.{why}"
+        wrong, wrong_trusted = self.miscalibrated(), self.miscalibrated(trusted=True)
+        whose = "posteriors" if self.source == "posterior" else "q"
+        if wrong_trusted:
+            return (
+                f"Fits with a trusted verdict are miscalibrated ({whose}): {_listed(wrong_trusted)}. Do not rely on these "
+                "numbers; please report it."
+            )
+        if wrong:
+            few = f"Only {trusted} fits are trusted, too few to test."
+            rest = f"Those of the {trusted} fits that are trusted show nothing." if trusted >= MINIMUM else few
+            return f"All fits together are miscalibrated ({whose}): {_listed(wrong)}. {rest}"
+        p = self.tests().p
+        return (
+            f"The ranks of {n} fits are those of an exact posterior as far as the tests see: the smallest corrected "
+            f"p-value of {len(p)} quantities is {p.min():.2g} ({self.names[int(p.argmin())]})."
+        )
+
+    def summary(self, *, trusted: bool = False) -> pd.DataFrame:
+        """A row a quantity: mean and spread of its ranks, p-values of both tests, and the corrected one.
+
+        Args:
+            trusted: Of trusted fits alone, see :attr:`is_trusted`.
+
+        Returns:
+            A DataFrame with ``mean`` (1/2 if uniform), ``spread`` (1 if uniform, more if the posterior is too
+            narrow), ``p_chi_square``, ``p_ecdf``, ``p`` (corrected for both tests and all quantities) and ``ok``.
+        """
+        import pandas as pd
+
+        t = self.tests(trusted=trusted)
+        columns = {"mean": t.mean, "spread": t.spread, "p_chi_square": t.chi_square, "p_ecdf": t.ecdf, "p": t.p}
+        return pd.DataFrame({**columns, "ok": t.p >= self.alpha}, index=list(self.names))
+
+    def histogram(self, name: str, *, bins: int | None = None, trusted: bool = False) -> np.ndarray:
+        """Counts of a quantity's ranks in equal bins; as many as the chi-square test has, by default."""
+        rows = self._rows(trusted)
+        bins = bins or number_of_bins(len(rows), self.num_ranked)
+        column = rows[:, self._place(name)]
+        return np.bincount(column * bins // (self.num_ranked + 1), minlength=bins)
+
+    def plot(self, names: list[str] | None = None, *, kind: str = "ecdf", trusted: bool = False) -> Any:
+        """A Matplotlib figure: ECDF of the ranks less that of uniform ones, or histograms.
+
+        Args:
+            names: Quantities; by default all, the worst 16 where there are more.
+            kind: ``"ecdf"``, with the band that holds the whole curve with probability 1 - alpha (one
+                quantity at a time, not corrected), or ``"histogram"``, with a band for each bar.
+            trusted: Of trusted fits alone.
+
+        Raises:
+            ImportError: Matplotlib is not installed.
+        """
+        if kind not in ("ecdf", "histogram"):
+            raise unknown_name("kind of plot", kind, ("ecdf", "histogram"))
+        if names is None:
+            worst = np.argsort(self.tests(trusted=trusted).p, kind="stable")[:16]
+            names = [self.names[i] for i in sorted(worst)]
+        rows = self._rows(trusted)
+        band = envelope(len(rows), self.num_ranked, self.alpha)
+        columns = {name: rows[:, self._place(name)] for name in names}
+        bins = number_of_bins(len(rows), self.num_ranked)
+        return plot_ranks(columns, self.num_ranked, bins, band, self.alpha, kind)
+
+    def __str__(self) -> str:
+        return render_ranks(self)
+
+    def _rows(self, trusted: bool) -> np.ndarray:
+        return self.ranks[self.is_trusted] if trusted else self.ranks
+
+    def _place(self, name: str) -> int:
+        if name not in self.names:
+            raise unknown_name("quantity", name, self.names)
+        return self.names.index(name)
+
+
+def calibrate(
+    model: Any,
+    data: Mapping[str, Any] | None = None,
+    *,
+    simulate: Simulate | None = None,
+    num_datasets: int = 100,
+    num_ranked: int = 127,
+    source: str = "posterior",
+    family: str | Family | None = None,
+    algorithm: str | Algorithm | None = None,
+    max_steps: int | None = None,
+    num_draws: int | None = None,
+    seed: int = 0,
+    alpha: float = 0.01,
+    progress: bool | None = None,
+) -> Calibration:
+    """Fit data simulated from the prior, and test whether the posteriors are calibrated.
+
+    The rank of z among L draws of its posterior given x is uniform, if z ~ p(z) and x ~ p(x | z).
+
+    Args:
+        model: A NumPyro model whose priors are proper, or a :class:`~lowerbound.LogDensity`.
+        data: Its arguments. What the model observes is simulated, in the shape given; the rest stays.
+        simulate: Needed for a log density, and for a NumPyro model that cannot be simulated from: a function of a
+            ``numpy.random.Generator`` that gives ``(latents, data)``, two dictionaries; its data replace those in
+            ``data`` of the same name.
+        num_datasets: n, data sets. 100 find a standard deviation that is 0.6 of the right one, or a bias of 0.6
+            standard deviations, nine times of ten; errors half as large need 400.
+        num_ranked: L, draws a posterior is represented by; one less than a multiple of 8.
+        source: ``"posterior"`` ranks among the draws of ``posterior.sample``, repaired where the verdict is
+            CORRECTED; ``"q"`` among those of the fitted family.
+        family, algorithm, max_steps, num_draws: As in :func:`lowerbound.fit`.
+        seed: Of the data sets and the fits. The first k data sets are the same whatever ``num_datasets`` is.
+        alpha: Chance of a false alarm over all quantities together.
+        progress: As in :func:`lowerbound.fit`.
+
+    Returns:
+        A :class:`Calibration`; print it. A fit that raises is counted and left out. Interrupted by Ctrl-C, what there
+        is.
+
+    Raises:
+        ModelError: the model cannot be simulated from; says why.
+        DataError, IncompatibleError, UnknownNameError: bad input, before any fit.
+
+    Cost: ``num_datasets`` fits, but one compilation, since all data sets have one shape.
+
+    Example:
+        >>> import lowerbound as lb, numpyro, numpyro.distributions as dist
+        >>> def model(y):
+        ...     x = numpyro.sample("x", dist.Normal(0, 1))
+        ...     numpyro.sample("y", dist.Normal(x, 0.5), obs=y)
+        >>> calibration = lb.calibrate(model, {"y": 0.0}, num_datasets=50)
+        >>> calibration.ok, calibration.counts
+        (True, {'TRUSTED': 50})
+
+    Source: Talts, Betancourt, Simpson, Vehtari, Gelman (2018), Validating Bayesian inference algorithms with
+    simulation-based calibration; Yao, Vehtari, Simpson, Gelman (2018), Yes, but did it work?, section 3.2, for
+    ``source="q"`` (they test for asymmetry alone); Modrák et al. (2023), Simulation-based calibration checking for
+    Bayesian computation: the choice of test quantities shapes sensitivity, for the log likelihood.
+    """
+    start = time.perf_counter()
+    _check_options(num_datasets, num_ranked, source, alpha)
+    _check_fit_options(seed, max_steps, num_draws, None)
+    draw = _simulator(model, data, simulate)
+    latents, values = draw(np.random.default_rng([seed, 0]))
+    first = as_model(model, values)
+    chosen_family, chosen = choose(first, family, algorithm)
+    if isinstance(chosen_family, PointMass):
+        raise IncompatibleError("a point mass has no spread, so a rank among its draws means nothing. Leave it out.")
+    _check_latents(first, latents)
+    ranks: list[np.ndarray] = []
+    verdicts: list[str] = []
+    errors: list[str] = []
+    names: tuple[str, ...] = ()
+    with Progress(enabled=progress) as display, warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrustWarning)  # verdicts are counted
+        try:
+            for i in range(num_datasets):
+                display.update(f"data set {i + 1} of {num_datasets}")
+                rng = np.random.default_rng([seed, i])
+                try:
+                    latents, values = draw(rng)
+                    bound = as_model(model, values)
+                    posterior = fit(
+                        bound,
+                        family=family,
+                        algorithm=algorithm,
+                        seed=int(rng.integers(2**31)),
+                        max_steps=max_steps,
+                        num_draws=num_draws,
+                        progress=False,
+                    )
+                    if posterior.status is Status.INTERRUPTED:
+                        raise KeyboardInterrupt
+                    found = _ranks(bound, posterior, latents, num_ranked, source, rng)
+                except Exception as e:  # one data set's fit; the others go on
+                    errors.append(f"{type(e).__name__}: {e}")
+                    continue
+                names = tuple(found)
+                ranks.append(np.array(list(found.values())))
+                verdicts.append(posterior.verdict.status.name)
+        except KeyboardInterrupt:
+            if not ranks:
+                raise
+    return Calibration(
+        first.name,
+        chosen_family.name,
+        chosen.name,
+        source,
+        names,
+        np.array(ranks, int).reshape(len(ranks), len(names)),
+        tuple(verdicts),
+        tuple(errors),
+        num_datasets,
+        num_ranked,
+        alpha,
+        time.perf_counter() - start,
+    )
+
+
+def _ranks(
+    model: Model, posterior: Posterior, latents: Mapping[str, Any], n: int, source: str, rng: np.random.Generator
+) -> dict[str, int]:
+    """The rank of each quantity of the truth among ``n`` draws of the posterior; ties are broken at random."""
+    if source == "q":
+        draws = posterior._sites.constrain(posterior.q.sample(rng, n))
+    else:
+        draws = posterior.sample(n, seed=int(rng.integers(2**31)))
+    both = {k: np.concatenate([np.asarray(latents[k], float)[None], draws[k]]) for k in model.sites}
+    columns: dict[str, np.ndarray] = {}
+    for k, v in both.items():
+        for index in np.ndindex(*v.shape[1:]):
+            column = v[(slice(None), *index)]
+            if np.ptp(column) > 0:  # the corner of a Cholesky factor is always the same number
+                columns[k + label(index)] = column
+    columns |= _log_probs(model, both)
+    out = {}
+    for k, column in columns.items():
+        if np.isnan(column).any():
+            raise FloatingPointError(f"{k} is not a number at the simulated value or at a draw of its posterior")
+        ties = int(np.sum(column[1:] == column[0]))
+        out[k] = int(np.sum(column[1:] < column[0])) + int(rng.integers(ties + 1))
+    return out
+
+
+def _log_probs(model: Model, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Log joint and, where the model tells it apart, log likelihood, at constrained values with draws first."""
+
+    def log_probs(latents: Any, arguments: Any) -> dict[str, Any]:
+        factors = model.evaluate(latents, arguments, True).factors
+        observed = [f for f in factors if f.observed]
+        out = {"log_joint": total(factors)}
+        return out if len(observed) == len(factors) else {"log_likelihood": total(observed), **out}
+
+    with float64():
+        point = {k: jax.ShapeDtypeStruct(v.shape[1:], np.float64) for k, v in values.items()}
+        lifted = lift(log_probs, point, model.arguments)
+        rows = {k: np.asarray(v, np.float64) for k, v in values.items()}
+        program, _ = compile_once(jax.vmap(lifted.call, in_axes=(0, None)), rows, lifted.arguments)
+        return {k: np.asarray(v) for k, v in program(rows, lifted.arguments).items()}
+
+
+def _simulator(model: Any, data: Mapping[str, Any] | None, simulate: Simulate | None) -> Simulate:
+    if simulate is not None:
+        if not callable(simulate):
+            raise DataError(f"simulate is {simulate!r}; needed: a function of a numpy.random.Generator.")
+        fixed = dict(data or {})
+
+        def draw(rng: np.random.Generator) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+            made = simulate(rng)
+            if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(m, Mapping) for m in made)):
+                raise DataError(
+                    f"simulate returned {type(made).__name__}; needed: (latents, data), two dictionaries: values of the "
+                    "sites drawn from the prior, and the data drawn given them."
+                )
+            return made[0], {**fixed, **made[1]}
+
+        return draw
+    if isinstance(model, (LogDensity, Model)):
+        what = "a log density" if isinstance(model, LogDensity) else "a lb.Model, which is bound to its data"
+        raise ModelError(
+            f"the model is {what}: it cannot be simulated from. Give simulate=, a function of a numpy.random.Generator "
+            "that returns (latents, data): values of the sites drawn from the prior, and the data drawn given them"
+            + ("." if isinstance(model, LogDensity) else "; and pass the original model.")
+        )
+    as_model(model, data)  # whatever a fit would refuse is refused here, in the same words
+    return Simulator(model, data)
+
+
+def _check_latents(model: Model, latents: Mapping[str, Any]) -> None:
+    """What ``simulate`` gives must be the model's sites."""
+    missing = [n for n in model.sites if n not in latents]
+    if missing:
+        raise DataError(f"simulate gave latents {list(latents)}; needed: every site of the model. Missing: {missing}.")
+    for n, s in model.sites.items():
+        if np.shape(latents[n]) != s.shape:
+            raise DataError(f"simulate gave {n!r} of shape {np.shape(latents[n])}; needed: {s.shape}.")
+
+
+def _check_options(num_datasets: Any, num_ranked: Any, source: Any, alpha: Any) -> None:
+    for name, value, least in (("num_datasets", num_datasets, 1), ("num_ranked", num_ranked, 7)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise DataError(f"{name} is {value!r}; needed: a whole number, at least {least}.")
+    if (num_ranked + 1) % 8:
+        raise DataError(
+            f"num_ranked is {num_ranked}; needed: one less than a multiple of 8, so that bins hold as many ranks each: "
+            "63, 127 or 255."
+        )
+    if source not in ("posterior", "q"):
+        raise unknown_name("source", source, ("posterior", "q"))
+    if not isinstance(alpha, (float, np.floating)) or not 0 < alpha < 1:
+        raise DataError(f"alpha is {alpha!r}; needed: a number between 0 and 1.")
+
+
+def _listed(wrong: Mapping[str, str]) -> str:
+    """Names with what is wrong, the first few."""
+    shown = [f"{n} ({what})" for n, what in list(wrong.items())[:4]]
+    return ", ".join(shown) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "")
