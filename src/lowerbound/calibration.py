@@ -36,7 +36,7 @@ from lowerbound.posterior import Posterior
 from lowerbound.precision import float64
 from lowerbound.report.progress import Progress
 from lowerbound.report.ranks import plot_ranks, render_ranks
-from lowerbound.simulation import Simulator
+from lowerbound.simulation import Simulator, depends
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,8 +128,8 @@ class Calibration:
         whose = "posteriors" if self.source == "posterior" else "q"
         if wrong_trusted:
             return (
-                f"Fits with a trusted verdict are miscalibrated ({whose}): {_listed(wrong_trusted)}. Do not rely on these "
-                "numbers; please report it."
+                f"Fits with a trusted verdict are miscalibrated ({whose}): {_listed(wrong_trusted)}. Do not rely on "
+                "these numbers; please report it."
             )
         if wrong:
             few = f"Only {trusted} fits are trusted, too few to test."
@@ -269,6 +269,7 @@ def calibrate(
     if isinstance(chosen_family, PointMass):
         raise IncompatibleError("a point mass has no spread, so a rank among its draws means nothing. Leave it out.")
     _check_latents(first, latents)
+    log_probs = _LogProbs(isinstance(draw, Simulator))
     ranks: list[np.ndarray] = []
     verdicts: list[str] = []
     errors: list[str] = []
@@ -293,7 +294,7 @@ def calibrate(
                     )
                     if posterior.status is Status.INTERRUPTED:
                         raise KeyboardInterrupt
-                    found = _ranks(bound, posterior, latents, num_ranked, source, rng)
+                    found = _ranks(bound, posterior, latents, log_probs, num_ranked, source, rng)
                 except Exception as e:  # one data set's fit; the others go on
                     errors.append(f"{type(e).__name__}: {e}")
                     continue
@@ -320,7 +321,13 @@ def calibrate(
 
 
 def _ranks(
-    model: Model, posterior: Posterior, latents: Mapping[str, Any], n: int, source: str, rng: np.random.Generator
+    model: Model,
+    posterior: Posterior,
+    latents: Mapping[str, Any],
+    log_probs: _LogProbs,
+    n: int,
+    source: str,
+    rng: np.random.Generator,
 ) -> dict[str, int]:
     """The rank of each quantity of the truth among ``n`` draws of the posterior; ties are broken at random."""
     if source == "q":
@@ -334,7 +341,7 @@ def _ranks(
             column = v[(slice(None), *index)]
             if np.ptp(column) > 0:  # the corner of a Cholesky factor is always the same number
                 columns[k + label(index)] = column
-    columns |= _log_probs(model, both)
+    columns |= log_probs(model, both)
     out = {}
     for k, column in columns.items():
         if np.isnan(column).any():
@@ -344,21 +351,42 @@ def _ranks(
     return out
 
 
-def _log_probs(model: Model, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Log joint and, where the model tells it apart, log likelihood, at constrained values with draws first."""
+class _LogProbs:
+    """Log joint and, where the model tells it apart, log likelihood, at constrained values with draws first.
 
-    def log_probs(latents: Any, arguments: Any) -> dict[str, Any]:
-        factors = model.evaluate(latents, arguments, True).factors
-        observed = [f for f in factors if f.observed]
-        out = {"log_joint": total(factors)}
-        return out if len(observed) == len(factors) else {"log_likelihood": total(observed), **out}
+    Args:
+        reusable: Whether the models differ in the arrays of their data alone.
+    """
 
-    with float64():
+    def __init__(self, reusable: bool):
+        self.reusable = reusable
+        self.ready = False
+        self.lifted: Any = None
+        self.program: Any = None
+
+    def __call__(self, model: Model, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with float64():
+            if not self.ready:
+                self._compile(model, values)
+            arguments = [*self.lifted.arguments[: len(self.lifted.arguments) - len(model.arguments)], *model.arguments]
+            out = self.program({k: np.asarray(v, np.float64) for k, v in values.items()}, arguments)
+            self.ready = self.reusable
+            return {k: np.asarray(v) for k, v in out.items()}
+
+    def _compile(self, model: Model, values: Mapping[str, np.ndarray]) -> None:
+        def log_probs(latents: Any, arguments: Any) -> dict[str, Any]:
+            factors = model.evaluate(latents, arguments, True).factors
+            observed = [f for f in factors if f.observed]
+            out = {"log_joint": total(factors)}
+            return out if len(observed) == len(factors) else {"log_likelihood": total(observed), **out}
+
         point = {k: jax.ShapeDtypeStruct(v.shape[1:], np.float64) for k, v in values.items()}
-        lifted = lift(log_probs, point, model.arguments)
-        rows = {k: np.asarray(v, np.float64) for k, v in values.items()}
-        program, _ = compile_once(jax.vmap(lifted.call, in_axes=(0, None)), rows, lifted.arguments)
-        return {k: np.asarray(v) for k, v in program(rows, lifted.arguments).items()}
+        rows = {k: jax.ShapeDtypeStruct(v.shape, np.float64) for k, v in values.items()}
+        self.lifted = lift(log_probs, point, model.arguments)
+        # A model that needed the values of its data while it was traced has them as constants of its program.
+        data = self.lifted.jaxpr.invars[len(point) :]
+        self.reusable = self.reusable and any(depends(self.lifted.jaxpr, v) for v in data)
+        self.program, _ = compile_once(jax.vmap(self.lifted.call, in_axes=(0, None)), rows, self.lifted.arguments)
 
 
 def _simulator(model: Any, data: Mapping[str, Any] | None, simulate: Simulate | None) -> Simulate:
@@ -371,8 +399,8 @@ def _simulator(model: Any, data: Mapping[str, Any] | None, simulate: Simulate | 
             made = simulate(rng)
             if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(m, Mapping) for m in made)):
                 raise DataError(
-                    f"simulate returned {type(made).__name__}; needed: (latents, data), two dictionaries: values of the "
-                    "sites drawn from the prior, and the data drawn given them."
+                    f"simulate returned {type(made).__name__}; needed: (latents, data), two dictionaries: values of "
+                    "the sites drawn from the prior, and the data drawn given them."
                 )
             return made[0], {**fixed, **made[1]}
 

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax.core import Tracer
 from jax.extend import core as jex
 from numpyro import handlers
 from numpyro.primitives import Messenger
@@ -218,13 +217,13 @@ def _lifted(model: Callable, data: Data, places: dict[str, int]) -> Lifted:
         closed, out = jax.make_jaxpr(simulate, return_shape=True)(np.int64(0), variables)
     except _NEEDS_VALUES as e:
         raise _reads(names) from e
-    read = [n for v, n in zip(closed.jaxpr.invars[1:], names, strict=True) if _depends(closed.jaxpr, v)]
+    read = [n for v, n in zip(closed.jaxpr.invars[1:], names, strict=True) if depends(closed.jaxpr, v)]
     if read:
         raise _reads(read)
     return Lifted(closed, variables, jax.tree_util.tree_structure(out))
 
 
-def _depends(jaxpr: Any, variable: Any) -> bool:
+def depends(jaxpr: Any, variable: Any) -> bool:
     """Whether any output of a jaxpr is computed from one of its inputs."""
     reached = {variable}
     for eqn in jaxpr.eqns:
@@ -236,15 +235,16 @@ def _depends(jaxpr: Any, variable: Any) -> bool:
 def _not_an_argument(site: str) -> ModelError:
     return ModelError(
         f"the value that site {site!r} observes is not an argument of the model as it was given, but something "
-        "computed from one (an index, a slice, a transform, a step of scan) or a constant. Pass to the model what it observes, obs=y with y in "
-        "data." + _NEEDED
+        "computed from one (an index, a slice, a transform) or a constant. Pass to the model what it observes: obs=y, "
+        "with y in data." + _NEEDED
     )
 
 
 def _reads(names: list[str]) -> ModelError:
     return ModelError(
-        f"the model computes with {', '.join(map(repr, names))} besides observing it, so a simulated value would change "
-        "the model. Where one observation depends on another, use what numpyro.sample returned." + _NEEDED
+        f"the model computes with {', '.join(map(repr, names))} besides observing it (or observes it in a scan), "
+        "so a simulated value would change the model. Where one observation depends on another, use what numpyro.sample returned."
+        + _NEEDED
     )
 
 

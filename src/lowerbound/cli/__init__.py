@@ -1,9 +1,9 @@
 """The command line: ``lowerbound fit``, ``show``, ``calibrate`` and ``examples``.
 
-Exit codes: 0 trusted or corrected, 3 fitted but not trusted (or not calibrated), 2 bad input, 130 interrupted before there
-was a result, 1 a bug. What is asked for goes to standard output; progress, notes and errors go to the
-error stream. JAX and NumPyro are imported inside the commands that need them, so that ``--help`` and a
-mistyped option answer at once.
+Exit codes: 0 trusted or corrected, 3 fitted but not trusted (or not calibrated), 2 bad input, 130
+interrupted before there was a result, 1 a bug. What is asked for goes to standard output; progress, notes
+and errors go to the error stream. JAX and NumPyro are imported inside the commands that need them, so
+that ``--help`` and a mistyped option answer at once.
 """
 
 from __future__ import annotations
