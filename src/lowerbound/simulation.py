@@ -243,8 +243,8 @@ def _not_an_argument(site: str) -> ModelError:
 def _reads(names: list[str]) -> ModelError:
     return ModelError(
         f"the model computes with {', '.join(map(repr, names))} besides observing it (or observes it in a scan), "
-        "so a simulated value would change the model. Where one observation depends on another, use what numpyro.sample returned."
-        + _NEEDED
+        "so a simulated value would change the model. Where one observation depends on another, use what "
+        "numpyro.sample returned." + _NEEDED
     )
 
 
