@@ -198,13 +198,15 @@ def prior_at_a_value_of_the_data(y):
 
 
 def mask_of_the_data(y):
+    x = prior()
     with handlers.mask(mask=y > 0):
-        numpyro.sample("y", dist.Normal(prior(), 1), obs=y)
+        numpyro.sample("y", dist.Normal(x, 1), obs=y)
 
 
 def scaled(y):
+    x = prior()
     with handlers.scale(scale=2.0):
-        numpyro.sample("y", dist.Normal(prior(), 1), obs=y)
+        numpyro.sample("y", dist.Normal(x, 1), obs=y)
 
 
 def improper(y):
