@@ -64,8 +64,8 @@ def calibrate(
         simulate: Needed for a log density, and for a NumPyro model that cannot be simulated from: a function of a
             ``numpy.random.Generator`` that gives ``(latents, data)``, two dictionaries; its data replace those in
             ``data`` of the same name.
-        num_datasets: n, data sets. With ten quantities, 100 find a standard deviation that is 0.6 of the right one, or a
-            bias of 0.6 standard deviations, nine times of ten; errors half as large need 400.
+        num_datasets: n, data sets. With ten quantities, 100 find a standard deviation that is 0.6 of the right one,
+            or a bias of 0.6 standard deviations, nine times of ten; errors half as large need 400.
         num_ranked: L, draws a posterior is represented by; one less than a multiple of 8.
         source: ``"posterior"`` ranks among the draws of ``posterior.sample``, repaired where the verdict is
             CORRECTED; ``"q"`` among those of the fitted family.
