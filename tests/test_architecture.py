@@ -30,6 +30,7 @@ ORDER = (
     "objectives",  # the bound
     "gradients",  # its slope
     "kernel",  # the compiled program
+    "simulation",  # draws from the joint
     "algorithms",  # argmax
     "diagnostics",  # KL(q || p)
     "registry",  # short names
@@ -38,6 +39,7 @@ ORDER = (
     "posterior",  # the answer
     "storage",  # the answer in a file
     "fitting",  # the loop
+    "calibration",  # many fits of simulated data
     "examples",  # models to try
     "cli",  # the command line
     "__main__",

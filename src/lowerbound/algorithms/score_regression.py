@@ -338,7 +338,7 @@ class ScoreRegression(Algorithm):
     # -- other modes -------------------------------------------------------------------------------
 
     def _census(self, state: _State) -> None:
-        """Count the modes in which searches ended, these and some from far out; where there are several, search again."""
+        """Count the modes in which searches ended, some from far out too; where there are several, search again."""
         walk = state.walk
         assert walk is not None
         first = state.census is None
