@@ -24,11 +24,11 @@ ORDER = (
     "threads",  # how many threads linear algebra takes
     "report",  # what a person looks at: it is handed a posterior, and imports nothing of the library
     "model",  # p(x, z)
-    "families",  # q(z)
+    "kernel",  # the compiled program
     "expectations",  # E_q
+    "families",  # q(z)
     "objectives",  # the bound
     "gradients",  # its slope
-    "kernel",  # the compiled program
     "algorithms",  # argmax
     "diagnostics",  # KL(q || p)
     "registry",  # short names

@@ -5,15 +5,16 @@ landing") gradient: phi moves the draws, and q's own phi is held still,
 
     d/dphi f_phi(e)' (L' score_p(x) - score_q(f(e))),
 
-which has no variance at all where q = p (Roeder, Wu & Duvenaud 2017). score_p comes from the kernel on the host and
-enters the flow's program as an argument, so one program of the flow, compiled once for each dimension, serves all models:
-it takes the scores at this iteration's draws, moves the weights, and gives the next iteration's draws. A draw that is not
-finite counts for nothing; a draw's slope is clipped at a length that only a start far from p reaches.
+which has no variance at all where q = p (Roeder, Wu & Duvenaud 2017). score_p comes from the kernel on the
+host and enters the flow's program as an argument, so one program of the flow, compiled once for each dimension,
+serves all models: it takes the scores at this iteration's draws, moves the weights, and gives the next iteration's
+draws. A draw that is not finite counts for nothing; a draw's slope is clipped at a length that only a start far
+from p reaches.
 
-Adam at a constant rate; after every 250 iterations q is scored on 2,048 fixed held-out draws. When the paired gain since
-the last time is below two standard errors of it, or below 0.01 nats, the rate falls to a fiftieth over 250 more
-iterations (a half cosine), and the fit has converged: a horizon need not be guessed. The weights with the highest held-out
-ELBO are the answer; where it falls far below that, they are put back and the rate cut.
+Adam at a constant rate; after every 250 iterations q is scored on 2,048 fixed held-out draws. When the paired gain
+since the last time is below two standard errors of it, or below 0.01 nats, the rate falls to a fiftieth over 250
+more iterations (a half cosine), and the fit has converged: a horizon need not be guessed. The weights with the
+highest held-out ELBO are the answer; where it falls far below that, they are put back and the rate cut.
 
 Cost: 256 gradients of the model and 1 to 3 ms of the flow an iteration; 2 seconds of compilation the first time.
 """

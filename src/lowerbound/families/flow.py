@@ -8,7 +8,7 @@ it was: a flow on the worst coordinates of a large posterior, and the Gaussian's
 f the identity q is N(m, L L').
 
 log q follows exactly from the inverse of f. Entropy, mean and covariance have no closed form: they are averages over
-16,384 draws of fixed quasi-random noise, computed once for a block. (Everything that
+16,384 draws of fixed stratified noise, computed once for a block. (Everything that
 judges a fit uses log q at draws, not these.)
 
 Cost: O(d^2 + k width layers) a draw or density.
@@ -25,9 +25,9 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
 
 from lowerbound.errors import IncompatibleError
+from lowerbound.expectations.noise import matched_normals
 from lowerbound.families.base import Block, Family, GaussianBlock
 from lowerbound.families.coupling import WEIGHTS, Couplings
 from lowerbound.families.linalg import LOG_2PI, namespace, solve_lower, standard_normal_log_prob
@@ -197,11 +197,12 @@ class Flow(Family):
         return Couplings(d if self.coordinates is None else len(self.coordinates), self.layers, self.width)
 
     def _identity(self, mean: np.ndarray, covariance: np.ndarray, rng: np.random.Generator) -> FlowBlock:
-        order = self._order(len(mean))
+        order = self.arrange(len(mean))
         factor = np.linalg.cholesky(covariance[np.ix_(order, order)])
         return FlowBlock(mean, factor, order, *self.couplings(len(mean)).identity(rng))
 
-    def _order(self, d: int) -> np.ndarray:
+    def arrange(self, d: int) -> np.ndarray:
+        """The coordinates of the flow, then the others."""
         if d < 2:
             raise IncompatibleError(
                 "Flow needs at least two coordinates, of which one is moved given another; this posterior has one. "
@@ -241,15 +242,11 @@ class Flow(Family):
     def from_parameters(self, parameters: dict[str, Any]) -> FlowBlock:
         xp = namespace(*parameters.values())
         scale = xp.tril(parameters["lower"], -1) + xp.diag(xp.exp(parameters["log_diagonal"]))
-        order = self._order(parameters["location"].shape[0])
+        order = self.arrange(parameters["location"].shape[0])
         return FlowBlock(parameters["location"], scale, order, *(parameters[n] for n in WEIGHTS))
 
 
 @lru_cache(maxsize=4)
 def moment_noise(k: int) -> np.ndarray:
-    """The fixed noise of the moments ``[n, k]``: scrambled Sobol points as normals, each with its negative."""
-    from scipy.stats import qmc
-
-    points = qmc.Sobol(k, scramble=True, seed=0).random(MOMENT_DRAWS // 2)
-    e = ndtri(np.clip(points, 1e-12, 1 - 1e-12))
-    return np.concatenate([e, -e])
+    """The fixed noise of the moments ``[n, k]``, with first and second moments exact: so are the identity's."""
+    return matched_normals(np.random.default_rng(0), MOMENT_DRAWS, k)
