@@ -73,8 +73,8 @@ def paired_gain(
     for q, k in ((q_old, kernel), (q_new, new_kernel)):
         if q.dimension != k.dimension:
             raise IncompatibleError(
-                f"paired_gain: a block of {q.dimension} dimensions for a log density of {k.dimension}; needed: the kernel "
-                "of the coordinates in which the block was fitted."
+                f"paired_gain: a block of {q.dimension} dimensions for a log density of {k.dimension}; needed: the "
+                "kernel of the coordinates in which the block was fitted."
             )
     if num_groups < 2 or num_draws < 1:
         raise IncompatibleError(

@@ -70,12 +70,12 @@ class Couplings(NamedTuple):
     def orders(self) -> np.ndarray:
         """How the coordinates are rearranged after each layer ``[layers, k]``, the same always.
 
-        In turn: the halves change places, so that what was kept is moved next; a perfect shuffle, so that
-        coordinates of one half meet.
+        In turn: the halves change places, so that what was kept is moved next; a shuffle, so that coordinates of one
+        half meet. (Its first part is backwards: of an odd number, the one that no swap keeps is kept then.)
         """
         k = self.dimension
         swap = np.roll(np.arange(k), k // 2)
-        shuffle = np.concatenate([np.arange(0, k, 2), np.arange(1, k, 2)])
+        shuffle = np.concatenate([np.arange(0, k, 2)[::-1], np.arange(1, k, 2)])
         return np.stack([swap if i % 2 == 0 or k == 2 else shuffle for i in range(self.layers)])
 
     def bijection(self, weights: Sequence[Any]) -> Any:
