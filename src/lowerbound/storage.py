@@ -40,6 +40,8 @@ _BLOCKS: dict[str, type] = {
     "dense": families.DenseGaussian,
     "diagonal": families.DiagonalGaussian,
     "low_rank": families.LowRankGaussian,
+    "sinh_arcsinh": families.SinhArcsinhBlock,
+    "flow": families.FlowBlock,
     "point": families.Point,
 }
 
