@@ -20,17 +20,21 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp
 
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status
+from lowerbound.algorithms.flow_training import fit_flow
+from lowerbound.algorithms.from_gaussian import FromGaussian
+from lowerbound.algorithms.shape_ascent import SHAPE_LIMIT, fit_sinh_arcsinh
 from lowerbound.diagnostics.assessment import Assessment, Correction, Weighed, assess, weigh_up
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.expectations.noise import matched_normals
+from lowerbound.diagnostics.paired_gain import paired_gain
 from lowerbound.families import Block, Family, GaussianBlock
 from lowerbound.kernel import Kernel
 
-#: Draws of one importance-weighted bound, and bounds that are compared.
-K, _GROUPS = 16, 256
+#: Arithmetic that training a flow may cost, what one evaluation costs at least, and iterations that are worth it.
+_FLOW_BUDGET, _OVERHEAD, _FEWEST_STEPS = 6e10, 2e4, 500
+#: Dimensions up to which a flow is tried.
+FLOW_LIMIT = 1000
 #: Standard errors by which a step must win.
 _SURE = 3.0
 #: Centredness below which an element is as good as non-centred.
@@ -119,6 +123,8 @@ class Escalation:
             found = assess(other.weighed, self.seed)
             if found.verdict.trusted:
                 best, assessment = other, found
+        if self._may(best) and not assessment.verdict.trusted and not assessment.verdict.fatal:
+            best, assessment = self._richer(best, assessment)
         return best, self._corrected(best, assessment)
 
     # -- other coordinates -------------------------------------------------------------------------
@@ -158,6 +164,47 @@ class Escalation:
         best = self._better(best, partly, "partly centred", reason, began)
         return best, [a for a in (free, partly, first) if a is not None and a is not best]
 
+    # -- other families ------------------------------------------------------------------------------
+
+    def _richer(self, best: Attempt, assessment: Assessment) -> tuple[Attempt, Assessment]:
+        """Families beyond the Gaussian, the cheaper first, until one can be trusted."""
+        gaussian, kernel = best.q, best.kernel
+        if not isinstance(gaussian, GaussianBlock):
+            return best, assessment
+        price = max(kernel.flops, _OVERHEAD + kernel.dimension**2)
+        steps = int(min(4000, _FLOW_BUDGET / (256 * price)))
+
+        def shape(rng: np.random.Generator) -> Block | None:
+            return fit_sinh_arcsinh(kernel, gaussian, rng, record=self.record)
+
+        def flow(rng: np.random.Generator) -> Block | None:
+            left = np.inf if kernel.deadline is None else max(kernel.deadline - time.monotonic(), 0.1)
+            return fit_flow(kernel, gaussian, rng, max_steps=steps, max_seconds=left, record=self.record)
+
+        ladder = []
+        if kernel.dimension <= SHAPE_LIMIT:
+            ladder.append(("sinh_arcsinh", shape))
+        if steps >= _FEWEST_STEPS and kernel.dimension <= FLOW_LIMIT:
+            ladder.append(("flow", flow))
+        for name, fit in ladder:
+            if kernel.late:
+                break
+            began, reason = time.perf_counter(), assessment.verdict.sentence
+            self._say(f"trying the family {name}")
+            q = fit(np.random.default_rng([self.seed, 4]))
+            new = None
+            if q is not None:
+                modes, rule = best.weighed.modes, FromGaussian().rule()
+                weighed = weigh_up(kernel, q, Status.CONVERGED, rule, modes, 0.0, self.seed, self.num_draws)
+                new = Attempt(kernel, name, FromGaussian.name, Status.CONVERGED, weighed, best.moved)
+            better = self._better(best, new, name, reason, began)
+            if better is not best:
+                found = assess(better.weighed, self.seed)
+                best, assessment = better, found
+                if found.verdict.trusted:
+                    break
+        return best, assessment
+
     def _attempt(self, kernel: Kernel, moved: tuple[str, ...]) -> Attempt | None:
         q, status, modes, missing = self.run(kernel)
         if q.noise_dimension == 0 or status in (Status.INTERRUPTED, Status.OUT_OF_TIME):
@@ -171,7 +218,8 @@ class Escalation:
         """The better of the two, and a note of the trial."""
         gain = Estimate(-np.inf, 0.0)
         if new is not None:
-            gain = paired_gain(old.kernel, old.q, new.kernel, new.q, np.random.default_rng([self.seed, 5]))
+            rng = np.random.default_rng([self.seed, 5])
+            gain = paired_gain(old.kernel, old.q, new.q, rng, new_kernel=new.kernel)
         kept = new is not None and bool(gain.value > _SURE * gain.se)
         self.trials.append(Trial(name, reason, gain, kept, time.perf_counter() - began))
         return new if kept and new is not None else old
@@ -194,27 +242,6 @@ class Escalation:
             return assessment
         said = Correction("reparameterisation", f"fitted in other coordinates: {', '.join(attempt.moved)}")
         return replace(assessment, corrections=(said, *assessment.corrections))
-
-
-def paired_gain(old_kernel: Kernel, old: Block, new_kernel: Kernel, new: Block, rng: np.random.Generator) -> Estimate:
-    """By how much the K-draw importance-weighted bound of ``new`` exceeds that of ``old``, on the same noise.
-
-    log p(x) is one number in all coordinates, so the bounds of two parameterisations can be compared.
-    """
-    noise = {d: matched_normals(rng, K * _GROUPS, d) for d in sorted({old.noise_dimension, new.noise_dimension})}
-    bounds = []
-    for kernel, q in ((old_kernel, old), (new_kernel, new)):
-        with np.errstate(all="ignore"):
-            x = np.asarray(q.transform(noise[q.noise_dimension]))
-            log_w = np.where(np.isfinite(value := kernel(x)[0]), value, -np.inf) - np.asarray(q.log_prob(x))
-            # Antithetic pairs lie half the rows apart; neighbours are independent.
-            bounds.append(logsumexp(log_w.reshape(_GROUPS, K), axis=1) - np.log(K))
-    difference = bounds[1] - bounds[0]
-    if not np.isfinite(bounds[1]).all():
-        return Estimate(-np.inf, 0.0)
-    if not np.isfinite(bounds[0]).all():
-        return Estimate(np.inf, 0.0)
-    return Estimate(float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(_GROUPS)))
 
 
 def _range(c: np.ndarray) -> str:
