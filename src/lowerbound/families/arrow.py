@@ -283,7 +283,9 @@ class Arrow(Family):
             eye = np.eye(d, dtype=diagonal.dtype)
             local.append((xp.tril(below, -1) + eye * diagonal[g:][place].reshape(n, d, 1)).reshape(-1))
         top = xp.tril(parameters["lower_global"], -1) + xp.diag(diagonal[:g])
-        return ArrowGaussian(parameters["location"], top, parameters["border"], xp.concatenate(local), a.order, a.classes)
+        return ArrowGaussian(
+            parameters["location"], top, parameters["border"], xp.concatenate(local), a.order, a.classes
+        )
 
 
 def _strictly_lower(layout: ArrowLayout, flat: np.ndarray) -> np.ndarray:
