@@ -18,7 +18,7 @@ from typing import Any
 from lowerbound import registry
 from lowerbound.algorithms import Algorithm, Maximum, SampleAverage, ScoreRegression
 from lowerbound.algorithms.score_regression import DENSE_LIMIT
-from lowerbound.families import BoundProduct, Dense, Diagonal, Family, PointMass, Product
+from lowerbound.families import Arrow, BoundProduct, Dense, Diagonal, Family, PointMass, Product
 from lowerbound.model.base import Model
 
 
@@ -43,7 +43,8 @@ def choose(model: Model, family: Any = None, algorithm: Any = None) -> tuple[Fam
     else:
         # A dense Gaussian that was asked for is fitted as long as its matrices fit.
         limit = 2 * DENSE_LIMIT if isinstance(family, Dense) else DENSE_LIMIT
-        algorithm = ScoreRegression() if p <= limit and _regressable(family) else SampleAverage()
+        regressable = isinstance(family, Arrow) or (p <= limit and _regressable(family))
+        algorithm = ScoreRegression() if regressable else SampleAverage()
     algorithm.check(model, family)
     return family, algorithm
 

@@ -78,6 +78,9 @@ class Slope(ABC):
 class Pattern(ABC):
     """See the module's docstring."""
 
+    #: Whether coordinates are known to be groups under common scales, whose joint density may have no mode.
+    hierarchical: bool = False
+
     @property
     @abstractmethod
     def width(self) -> int:

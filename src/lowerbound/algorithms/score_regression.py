@@ -37,13 +37,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lowerbound.algorithms.arrow_regression import ArrowPattern
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status, check_positive
 from lowerbound.algorithms.modes import Census
 from lowerbound.algorithms.pattern import Iterate, Pattern, Slope
 from lowerbound.algorithms.regression import Blocks
 from lowerbound.algorithms.search import End, Search, local_elbos
+from lowerbound.algorithms.structure import MOST_GLOBALS, find_layout
 from lowerbound.errors import IncompatibleError
-from lowerbound.families import Block, BoundProduct, Dense, Diagonal, Family, GaussianBlock
+from lowerbound.families import Arrow, Block, BoundProduct, Dense, Diagonal, Family, GaussianBlock
 from lowerbound.kernel import Kernel
 
 #: Up to so many dimensions it is the default.
@@ -53,6 +55,8 @@ _MAX_DRAWS = 1024
 _EARLY_DRAWS = 256
 #: Steps on fresh noise at the end, at most.
 _MAX_AVERAGES = 8
+#: Steps of each of several starts before one is chosen.
+_TRIAL_STEPS = 6
 #: Steps in a row that widen some direction by the largest factor before it counts as flat (4^25 = 1e15).
 _FLAT = 25
 
@@ -140,11 +144,13 @@ class ScoreRegression(Algorithm):
         return f"the next full step would change q by less than sqrt(2 KL) = {self.tolerance:g}"
 
     def check(self, model, family: Family) -> None:
+        if isinstance(family, Arrow):
+            return
         parts = family.families if isinstance(family, BoundProduct) else (family,)
         wrong = [f.name for f in parts if not isinstance(f, (Dense, Diagonal))]
         if wrong:
             raise IncompatibleError(
-                f"ScoreRegression fits dense and diagonal Gaussians and products of them, not {', '.join(wrong)}. "
+                f"ScoreRegression fits dense, diagonal and arrow Gaussians and products of the first two, not {', '.join(wrong)}. "
                 "For low_rank use algorithm='sample_average', for point_mass 'maximum'; or leave algorithm out."
             )
         if model.dimension > 2 * DENSE_LIMIT:
@@ -156,13 +162,7 @@ class ScoreRegression(Algorithm):
 
     def init(self, seed: int, kernel: Kernel, family: Family) -> _State:
         p = kernel.dimension
-        parts = (
-            list(zip(family.families, family.indices, strict=True))
-            if isinstance(family, BoundProduct)
-            else [(family, np.arange(p))]
-        )
-        groups = [np.sort(g) for f, i in parts for g in ([i] if isinstance(f, Dense) else list(i[:, None]))]
-        pattern = Blocks(groups)
+        pattern = _pattern(kernel, family)
         rng = np.random.default_rng(seed)
         # A Gaussian target is recognised at once, whatever its scale.
         standard = pattern.gaussian(np.zeros(p), np.ones(p))
@@ -219,19 +219,24 @@ class ScoreRegression(Algorithm):
             state.phase = "fitting"
 
     def _best_start(self, state: _State) -> _Walk:
-        """The end whose local Gaussian has the highest ELBO."""
-        p = state.kernel.dimension
+        """The end whose local Gaussian has the highest ELBO, at once or after some steps."""
+        p, pattern = state.kernel.dimension, state.pattern
         # Besides the ends of the searches, two Gaussians about the origin: where the density has no mode a
         # search tells little, and a wide start is better than a narrow one.
         wide = [End(np.zeros(p), -np.inf, np.zeros(p), np.full(p, v), False) for v in (1.0, 0.1)]
-        met = state.search.ends()
-        if not state.search.dense:
-            # In many dimensions a centred hierarchy's density is highest where its scale has collapsed: a search that
-            # got there has found nothing, and what it passed on its way is better.
-            met = met + state.search.paths()
-        ends = [state.pattern.localise(e) for e in met] + wide
-        best = ends[int(np.argmax(local_elbos(state.kernel, state.rng, ends)))]
-        return self._settle(state, state.pattern.gaussian(best.x, best.inverse))
+        ends = [pattern.localise(e) for e in state.search.ends()] + wide
+        order = np.argsort(-local_elbos(state.kernel, state.rng, ends), kind="stable")
+        contenders = [ends[order[0]]]
+        if pattern.hierarchical:
+            # A centred hierarchy's density is highest where its scale has collapsed, and so is the ELBO of a narrow
+            # Gaussian; a walk from there takes no end. One from afar is soon past it.
+            contenders += [e for e in wide if e is not contenders[0]]
+        walks = [self._settle(state, pattern.gaussian(e.x, e.inverse)) for e in contenders]
+        for walk in walks if len(walks) > 1 else ():
+            while walk.steps < _TRIAL_STEPS and not walk.arrived and walk.status is None and not walk.averages:
+                self._advance(state, walk)
+        best = max(walks, key=lambda w: w.current.elbo)
+        return best if best.status is not Status.MAX_STEPS else _Walk(best.current)
 
     def _settle(self, state: _State, q: GaussianBlock) -> _Walk:
         """A walk from q, narrowed until the density is finite on it."""
@@ -352,3 +357,18 @@ class ScoreRegression(Algorithm):
             if walk.arrived or walk.averages or walk.status is not None:
                 break
         return walk.current if np.isfinite(walk.current.elbo) else None
+
+
+def _pattern(kernel: Kernel, family: Family) -> Pattern:
+    if isinstance(family, Arrow):
+        layout = family.layout or find_layout(kernel)
+        if layout is None:
+            raise IncompatibleError(
+                f"the posterior of {kernel.model.name!r} has no arrow: no set of at most {MOST_GLOBALS} coordinates splits "
+                f"the others of its {kernel.dimension} into small independent groups. Use family='diagonal' or 'low_rank', "
+                "or leave family out."
+            )
+        return ArrowPattern(layout)
+    every = np.arange(kernel.dimension)
+    parts = zip(family.families, family.indices, strict=True) if isinstance(family, BoundProduct) else [(family, every)]
+    return Blocks([np.sort(g) for f, i in parts for g in ([i] if isinstance(f, Dense) else list(i[:, None]))])
