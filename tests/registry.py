@@ -98,11 +98,17 @@ def _product() -> families.Family:
     return families.Product({("a", "c"): families.Dense(), "b": families.Diagonal()})
 
 
+def _grouped() -> families.Family:
+    return families.Arrow(families.ArrowLayout.of([2], [[0, 1], [4, 3]]))
+
+
 #: Every algorithm with every kind of family that it fits.
 ALGORITHMS = [
     Fitter("score regression, dense", algorithms.ScoreRegression, families.Dense, exact=True),
     Fitter("score regression, diagonal", algorithms.ScoreRegression, families.Diagonal, exact=True),
     Fitter("score regression, product", algorithms.ScoreRegression, _product, exact=True),
+    Fitter("score regression, arrow", algorithms.ScoreRegression, families.Arrow, exact=True),
+    Fitter("sample average, arrow", algorithms.SampleAverage, _grouped),
     Fitter("sample average, diagonal", algorithms.SampleAverage, families.Diagonal),
     Fitter("sample average, low rank", algorithms.SampleAverage, lambda: families.LowRank(2)),
     Fitter("sample average, product", algorithms.SampleAverage, _product),
@@ -114,6 +120,8 @@ ALGORITHMS = [
 REFUSED = [
     (algorithms.ScoreRegression, lambda: families.LowRank(2)),
     (algorithms.ScoreRegression, families.PointMass),
+    (algorithms.GradientVI, families.Arrow),
+    (algorithms.Maximum, families.Arrow),
     (algorithms.SampleAverage, families.PointMass),
     (algorithms.GradientVI, families.PointMass),
     (algorithms.Maximum, families.Dense),

@@ -150,8 +150,9 @@ class ScoreRegression(Algorithm):
         wrong = [f.name for f in parts if not isinstance(f, (Dense, Diagonal))]
         if wrong:
             raise IncompatibleError(
-                f"ScoreRegression fits dense, diagonal and arrow Gaussians and products of the first two, not {', '.join(wrong)}. "
-                "For low_rank use algorithm='sample_average', for point_mass 'maximum'; or leave algorithm out."
+                f"ScoreRegression fits dense, diagonal and arrow Gaussians and products of the first two, not "
+                f"{', '.join(wrong)}. For low_rank use algorithm='sample_average', for point_mass "
+                "'maximum'; or leave algorithm out."
             )
         if model.dimension > 2 * DENSE_LIMIT:
             raise IncompatibleError(
@@ -364,9 +365,9 @@ def _pattern(kernel: Kernel, family: Family) -> Pattern:
         layout = family.layout or find_layout(kernel)
         if layout is None:
             raise IncompatibleError(
-                f"the posterior of {kernel.model.name!r} has no arrow: no set of at most {MOST_GLOBALS} coordinates splits "
-                f"the others of its {kernel.dimension} into small independent groups. Use family='diagonal' or 'low_rank', "
-                "or leave family out."
+                f"the posterior of {kernel.model.name!r} has no arrow: no set of at most {MOST_GLOBALS} coordinates "
+                f"splits the others of its {kernel.dimension} into small independent groups. Use family='diagonal' or "
+                "'low_rank', or leave family out."
             )
         return ArrowPattern(layout)
     every = np.arange(kernel.dimension)

@@ -99,7 +99,7 @@ def _from_shapes(probe: _Probe) -> ArrowLayout | None:
     for _, size, group in sorted(candidates, key=lambda c: c[:2]):
         if _independent(probe, group, size):
             order = np.argsort(group, kind="stable")[(group < 0).sum() :]
-            return ArrowLayout.of(np.flatnonzero(group < 0), order.reshape(size, -1))
+            return ArrowLayout.of(np.flatnonzero(group < 0), list(order.reshape(size, -1)))
     return None
 
 

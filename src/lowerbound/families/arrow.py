@@ -47,8 +47,8 @@ class ArrowLayout:
         order = np.concatenate([np.asarray(globals, int), *(a.ravel() for a in alike)])
         if not np.array_equal(np.sort(order), np.arange(len(order))) or 0 in sizes:
             raise IncompatibleError(
-                f"ArrowLayout.of: {len(order)} coordinates are given in globals and groups; needed: each of 0..p-1 once, "
-                "and no group that is empty."
+                f"ArrowLayout.of: {len(order)} coordinates are given in globals and groups; needed: each of 0..p-1 "
+                "once, and no group that is empty."
             )
         return ArrowLayout(order, np.array([a.shape for a in alike], int).reshape(-1, 2))
 
@@ -73,7 +73,7 @@ class ArrowLayout:
 
     @cached_property
     def parts(self) -> list[tuple[int, int, slice, slice]]:
-        """For each size: groups n, coordinates d, and its place among local coordinates and among the numbers of L_j."""
+        """For each size: groups n, coordinates d, their place among local coordinates and among the numbers of L_j."""
         out, at, number = [], 0, 0
         for n, d in self.classes.tolist():
             out.append((n, d, slice(at, at + n * d), slice(number, number + n * d * d)))
@@ -224,8 +224,8 @@ class Arrow(Family):
     def _known(self) -> ArrowLayout:
         if self.layout is None:
             raise IncompatibleError(
-                "Arrow() has no layout yet: it is found in a model when that is fitted. To build a member by hand write "
-                "Arrow(ArrowLayout.of(globals, groups))."
+                "Arrow() has no layout yet: score_regression finds it in a model when that is fitted. By hand "
+                "write Arrow(ArrowLayout.of(globals, groups))."
             )
         return self.layout
 
@@ -290,3 +290,9 @@ class Arrow(Family):
 
 def _strictly_lower(layout: ArrowLayout, flat: np.ndarray) -> np.ndarray:
     return np.concatenate([np.empty(0), *(np.tril(f, -1).ravel() for f in layout.stack(flat))])
+
+
+def check_layout(family: Family) -> None:
+    """Refuse an Arrow without a layout, where nothing will look for one."""
+    if isinstance(family, Arrow):
+        family._known()
