@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status
-from lowerbound.diagnostics.assessment import Assessment, assess
+from lowerbound.diagnostics.assessment import Assessment, weigh_up
 from lowerbound.diagnostics.nonfinite import check_starts
 from lowerbound.diagnostics.verdict import VerdictStatus
 from lowerbound.errors import DataError, NotFiniteError, TrustWarning
+from lowerbound.escalation import Attempt, Escalation, Trial
 from lowerbound.families import Block, Family, PointMass
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model
@@ -51,6 +52,8 @@ def fit(
     seed: int = 0,
     max_steps: int | None = None,
     num_draws: int | None = None,
+    escalate: bool | None = None,
+    max_seconds: float | None = None,
     progress: bool | None = None,
     callback: Callable[[Info], object] | None = None,
 ) -> Posterior:
@@ -69,6 +72,9 @@ def fit(
         seed: The same seed gives the same bits on the same machine.
         max_steps: Overrides the algorithm's limit.
         num_draws: Draws weighed for the verdict, a round; default 2048.
+        escalate: Whether to try other coordinates and richer families where the verdict fails, as
+            :mod:`lowerbound.escalation` describes; None does so unless a family or algorithm was asked for.
+        max_seconds: Wall seconds after which nothing more is tried; the answer is then what there is.
         progress: True or False to force the display on or off; None shows it on a terminal.
         callback: Called with each step's :class:`~lowerbound.algorithms.Info`.
 
@@ -122,17 +128,33 @@ def fit(
             if callback is not None:
                 callback(info)
 
+        if escalate is None:
+            escalate = family is None and algorithm is None
+        ladder = Escalation(
+            lambda k: run(chosen, k, chosen_family, seed, record),
+            chosen_family,
+            chosen,
+            seed,
+            num_draws,
+            escalate,
+            start + (np.inf if max_seconds is None else float(max_seconds)),
+            record,
+        )
         with np.errstate(all="ignore"):  # what is not finite is dealt with, not warned of
             q, status, modes, missing = run(chosen, kernel, chosen_family, seed, record)
-            display.update("weighing draws", {"evaluations": kernel.evaluations})
+
+            def judged(status: Status) -> tuple[Attempt, Assessment]:
+                display.update("weighing draws", {"evaluations": kernel.evaluations})
+                weighed = weigh_up(kernel, q, status, chosen.rule(), modes, missing, seed, num_draws)
+                return ladder(Attempt(kernel, chosen_family.name, chosen.name, status, weighed))
+
             try:
-                assessment = assess(kernel, q, status, chosen.rule(), modes, missing, seed, num_draws)
+                best, assessment = judged(status)
             except KeyboardInterrupt:
-                status = Status.INTERRUPTED
-                assessment = assess(kernel, q, status, chosen.rule(), modes, missing, seed, num_draws)
+                best, assessment = judged(Status.INTERRUPTED)
         verdict = assessment.verdict
     total = time.perf_counter() - start
-    posterior = assemble(bound, kernel, q, status, assessment, rows, total, seed, chosen_family.name, chosen.name)
+    posterior = assemble(bound, best, assessment, rows, total, seed, tuple(ladder.trials))
     if verdict.status is VerdictStatus.NOT_TRUSTED:
         warnings.warn(f"{verdict.sentence} {verdict.next_step}".strip(), TrustWarning, stacklevel=2)
     return posterior
@@ -171,17 +193,15 @@ def run(
 
 def assemble(
     model: Model,
-    kernel: Kernel,
-    q: Block,
-    status: Status,
+    attempt: Attempt,
     assessment: Assessment,
     rows: list[tuple[Info, float]],
     total: float,
     seed: int,
-    family_name: str,
-    algorithm_name: str,
+    trials: tuple[Trial, ...],
 ) -> Posterior:
     """Everything that a person gets, in one object."""
+    kernel = attempt.kernel
     infos = [i for i, _ in rows]
     trace = Trace(
         tuple(i.phase for i in infos),
@@ -194,10 +214,11 @@ def assemble(
     from lowerbound import __version__
 
     return Posterior(
-        q,
-        status,
+        attempt.q,
+        attempt.status,
         assessment.verdict,
         assessment.log_evidence,
+        assessment.evidence,
         assessment.pareto_k,
         assessment.log_weights,
         trace,
@@ -206,12 +227,14 @@ def assemble(
         seed,
         versions | {"lowerbound": __version__},
         model.name,
-        family_name,
-        algorithm_name,
+        attempt.family_name,
+        attempt.algorithm_name,
         dict(zip(model.argument_names, model.arguments, strict=True)),
         assessment.source,
         assessment.effective,
-        SiteMap(model.sites, model.deterministics, model),
+        assessment.corrections,
+        trials,
+        SiteMap(model.sites, model.deterministics, kernel.model),
         assessment.draws,
         assessment.weights,
     )

@@ -12,6 +12,7 @@ the persistent compilation cache.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import sys
@@ -55,6 +56,7 @@ class Kernel:
         evaluations: Log densities and gradients evaluated so far.
         compile_seconds: Wall time spent tracing and compiling.
         cache_hit: Whether the program came from this process's memory.
+        flops: Arithmetic of one evaluation, as far as the compiler knows it.
     """
 
     def __init__(self, model: Model, *, jacobian: bool = True):
@@ -71,7 +73,18 @@ class Kernel:
             self.arguments = jax.device_put(traced.arguments)
             self._program, self.cache_hit = compile_once(f, points, self.arguments)
         self.evaluations = 0
+        self.flops = _flops(self._program) / self.batch
         self.compile_seconds = time.perf_counter() - start
+
+    def rebind(self, model: Model) -> Kernel:
+        """The same program for the same model with other numbers among its arguments, not compiled again."""
+        other = copy.copy(self)
+        constants = len(self.arguments) - len(self.model.arguments)
+        other.model = model
+        with float64():
+            other.arguments = [*self.arguments[:constants], *jax.device_put(list(model.arguments))]
+        other.compile_seconds = 0.0
+        return other
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """log density ``[m]`` and gradient ``[m, p]`` at ``x [m, p]``; any m, padded to whole batches."""
@@ -91,6 +104,13 @@ class Kernel:
                 _collect(item, value, gradient, self.batch)
         self.evaluations += m
         return value, gradient
+
+
+def _flops(program: Any) -> float:
+    try:
+        return max(float(program.cost_analysis()["flops"]), 0.0)
+    except Exception:  # not every backend counts
+        return 0.0
 
 
 def _collect(item: tuple[int, Any], value: np.ndarray, gradient: np.ndarray, batch: int) -> None:
