@@ -125,7 +125,9 @@ class Escalation:
         if not names or not isinstance(first.q, GaussianBlock):
             return first
         began = time.perf_counter()
-        reason = f"{first.weighed.verdict.sentence} The scale or location of {', '.join(names)} depends on other latents."
+        reason = (
+            f"{first.weighed.verdict.sentence} The scale or location of {', '.join(names)} depends on other latents."
+        )
         self._say(f"trying {', '.join(names)} non-centred")
         kernel = Kernel(model.moved(dict.fromkeys(names, 0.0)))
         free = self._attempt(kernel, tuple(f"{n} (non-centred)" for n in names))
@@ -145,7 +147,9 @@ class Escalation:
         self._say("trying each element as centred as its data ask for")
         some = tuple(f"{n} (centredness {_range(c)})" for n, c in centredness.items())
         partly = self._attempt(kernel.rebind(model.moved(centredness)), some)
-        return self._better(best, partly, "partly centred", "some elements are known better from data than from their prior", began)
+        return self._better(
+            best, partly, "partly centred", "some elements are known better from data than from their prior", began
+        )
 
     def _attempt(self, kernel: Kernel, moved: tuple[str, ...]) -> Attempt | None:
         q, status, modes, missing = self.run(kernel)

@@ -52,7 +52,7 @@ class Census:
 
     def _seen(self, x: np.ndarray) -> bool:
         for i, mode in enumerate(self.found):
-            if mode.holds(x) and self._connected(mode.mean, x):
+            if mode.holds(x) and self._connected(mode.q.mean, x):
                 self.hits[i] += 1
                 return True
         return False

@@ -337,7 +337,7 @@ class ScoreRegression(Algorithm):
             state.census = Census(state.kernel, [walk.current])
         state.census.take(state.search.ends(), lambda end: self._explore(state, walk.current, end))
         if first or not state.census.complete:
-            about = (walk.current.mean, walk.current.factor) if first else None
+            about = walk.current.q if first else None
             state.search = Search(state.kernel, state.rng, about=about)
             while not state.search.done:
                 state.search.step()

@@ -159,9 +159,7 @@ def assess(weighed: Weighed, seed: int) -> Assessment:
     return _report(kernel, verdict, weighted, chains, one_mode=not modes)
 
 
-def _checked(
-    verdict: Verdict, chains: Chains, q: Block, shift: Shift, weighted: Weighted, names: list[str]
-) -> Verdict:
+def _checked(verdict: Verdict, chains: Chains, q: Block, shift: Shift, weighted: Weighted, names: list[str]) -> Verdict:
     """The verdict after the chains: their shift from q, and from what would be reported."""
     mean, sd = np.asarray(q.mean), np.sqrt(np.asarray(q.variance()))
     from_q = drift(chains, mean, sd)
@@ -171,7 +169,9 @@ def _checked(
     return judge_chains(verdict, chains, from_q, reported, names)
 
 
-def _report(kernel: Kernel, verdict: Verdict, weighted: Weighted, chains: Chains | None, *, one_mode: bool) -> Assessment:
+def _report(
+    kernel: Kernel, verdict: Verdict, weighted: Weighted, chains: Chains | None, *, one_mode: bool
+) -> Assessment:
     """The draws that the verdict is about, and what was done to them."""
     keep = slice(0, max(1, _KEPT // kernel.dimension))
     draws, log_weights = weighted.draws[keep], weighted.log_weights[keep]
@@ -230,7 +230,9 @@ def _masses(q: Block, modes: list[Mode], weighted: Weighted) -> tuple[float, ...
     sd = np.sqrt(np.asarray(q.variance()))
     centres = [np.asarray(q.mean), *(m.mean for m in modes)]
     scales = [sd, *(np.sqrt(np.diagonal(m.covariance)) for m in modes)]
-    distance = np.stack([(((x - c) / s) ** 2).sum(1) + 2 * np.log(s).sum() for c, s in zip(centres, scales, strict=True)])
+    distance = np.stack(
+        [(((x - c) / s) ** 2).sum(1) + 2 * np.log(s).sum() for c, s in zip(centres, scales, strict=True)]
+    )
     mass = np.bincount(distance.argmin(0), weights=np.exp(weighted.smoothed), minlength=len(centres))
     return tuple(float(m) for m in mass / mass.sum())
 

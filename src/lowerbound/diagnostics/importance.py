@@ -244,9 +244,7 @@ def _pool(rounds: list[_Round], fisher: float) -> Weighted:
     x = np.concatenate([r.x for r in rounds])
     value = np.concatenate([r.value for r in rounds])
     best = max(rounds, key=lambda r: r.efficiency).proposal
-    return Weighted(
-        x, value, log_w, smoothed, k, log_evidence, se, elbo, elbo_se, bad, len(rounds) - 1, fisher, best
-    )
+    return Weighted(x, value, log_w, smoothed, k, log_evidence, se, elbo, elbo_se, bad, len(rounds) - 1, fisher, best)
 
 
 def _worth_more(w: Weighted, first: _Round, p: int) -> bool:

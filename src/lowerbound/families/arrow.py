@@ -190,6 +190,9 @@ class ArrowGaussian(GaussianBlock):
         columns = self.times(xp.eye(self.dimension, dtype=self.location.dtype))
         return columns.T @ columns
 
+    def natural(self, gradient: Any) -> Any:
+        return self.times(self.pull(gradient))
+
     def rescale(self, shift: np.ndarray, scale: np.ndarray) -> ArrowGaussian:
         g = self.layout.globals
         s = scale[self.layout.order]

@@ -190,9 +190,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         names = [*bound.array_names, *(f"centredness of {n}" for n in moved)]
         return dataclasses.replace(base, arguments=[*bound.arrays, *arrays], argument_names=names, evaluate=elsewhere)
 
-    base = Model(
-        name, placed, dict(deterministics), bound.arrays, bound.array_names, evaluate, movable, reparameterize
-    )
+    base = Model(name, placed, dict(deterministics), bound.arrays, bound.array_names, evaluate, movable, reparameterize)
     return base
 
 
