@@ -1,4 +1,4 @@
-"""The arrow of a model, found from its gradients: plates, vectors, crossed and nested effects; refused where there is none."""
+"""The arrow of a model, found from its gradients: plates, vectors, crossed, nested effects; None without one."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_of_two_crossed_effects_the_smaller_is_global():
 
 @pytest.mark.parametrize("few", [0, 50])
 def test_groups_within_regions_of_unequal_sizes(few, monkeypatch):
-    # Shapes offer the groups, with all 30 regions global. Where that is too many, the regions with their groups are found.
+    # Shapes offer the groups, with all 30 regions global. If that is too many, regions with their groups are found.
     monkeypatch.setattr(structure, "_FEW", few)
     rng = np.random.default_rng(2)
     region = np.sort(np.concatenate([np.arange(30), rng.integers(0, 30, 90)]))
@@ -146,7 +146,7 @@ def test_the_choice():
 
 
 def test_a_layout_names_each_coordinate_once():
-    with pytest.raises(IncompatibleError, match="needed: each of 0..p-1"):
+    with pytest.raises(IncompatibleError, match=r"needed: each of 0\.\.p-1"):
         ArrowLayout.of([0, 1], [[2, 3], [3]])
     with pytest.raises(IncompatibleError, match="has no layout"):
         Arrow().build(np.zeros(3), np.ones(3))
