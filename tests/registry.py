@@ -46,6 +46,16 @@ _low_rank = families.LowRankGaussian(
 _full_rank = families.LowRankGaussian(
     np.array([-1.0, 0.5, 3.0]), np.array([0.4, 0.9, 1.3]), _rng.standard_normal((3, 3))
 )
+# Two globals, three groups of one coordinate and two of two, all out of order.
+_layout = families.ArrowLayout.of([6, 1], [[4], [0], [8], [7, 2], [3, 5]])
+_arrow = families.ArrowGaussian(
+    np.array([0.3, -1.0, 2.0, 5.0, 0.0, -3.0, 1.0, 0.7, -0.2]),
+    _lower(2, 3),
+    _rng.standard_normal((7, 2)),
+    np.concatenate([[0.4, 1.3, 0.8], _lower(2, 4).ravel(), _lower(2, 5).ravel()]),
+    _layout.order,
+    _layout.classes,
+)
 # The coordinates of the factors are interleaved and out of order, so that a product that only concatenates is wrong.
 _indices = (np.array([7, 2]), np.array([0, 4, 3, 8]), np.array([1, 9, 5, 6, 10]))
 
@@ -56,6 +66,7 @@ FAMILIES = [
     Subject("diagonal", families.Diagonal(), _diagonal),
     Subject("low rank", families.LowRank(2), _low_rank),
     Subject("low rank at full rank", families.LowRank(3), _full_rank),
+    Subject("arrow", families.Arrow(_layout), _arrow),
     Subject(
         "product",
         families.BoundProduct((families.Dense(), families.Diagonal(), families.LowRank(2)), _indices),
@@ -110,11 +121,17 @@ def _product() -> families.Family:
     return families.Product({("a", "c"): families.Dense(), "b": families.Diagonal()})
 
 
+def _grouped() -> families.Family:
+    return families.Arrow(families.ArrowLayout.of([2], [[0, 1], [4, 3]]))
+
+
 #: Every algorithm with every kind of family that it fits.
 ALGORITHMS = [
     Fitter("score regression, dense", algorithms.ScoreRegression, families.Dense, exact=True),
     Fitter("score regression, diagonal", algorithms.ScoreRegression, families.Diagonal, exact=True),
     Fitter("score regression, product", algorithms.ScoreRegression, _product, exact=True),
+    Fitter("score regression, arrow", algorithms.ScoreRegression, families.Arrow, exact=True),
+    Fitter("sample average, arrow", algorithms.SampleAverage, _grouped),
     Fitter("sample average, diagonal", algorithms.SampleAverage, families.Diagonal),
     Fitter("sample average, low rank", algorithms.SampleAverage, lambda: families.LowRank(2)),
     Fitter("sample average, product", algorithms.SampleAverage, _product),
@@ -128,6 +145,8 @@ ALGORITHMS = [
 REFUSED = [
     (algorithms.ScoreRegression, lambda: families.LowRank(2)),
     (algorithms.ScoreRegression, families.PointMass),
+    (algorithms.GradientVI, families.Arrow),
+    (algorithms.Maximum, families.Arrow),
     (algorithms.SampleAverage, families.PointMass),
     (algorithms.GradientVI, families.PointMass),
     (algorithms.ScoreRegression, families.Flow),

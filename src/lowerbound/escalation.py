@@ -148,7 +148,9 @@ class Escalation:
         if best.weighed.verdict.trusted or first.kernel.late:
             return best, []
         # 1 - Var(z~ | rest), from the diagonal of the precision.
-        conditional = 1 / np.maximum(np.diagonal(np.linalg.pinv(free.q.covariance(), hermitian=True)), 1.0)
+        # S^{-1} = L^{-T} L^{-1}, whose diagonal is that of the squared lengths of L^{-1}'s columns.
+        centred = replace(free.q, location=np.zeros(free.q.dimension))  # pyright: ignore[reportArgumentType]
+        conditional = 1 / np.maximum((centred.whiten(np.eye(free.q.dimension)) ** 2).sum(1), 1.0)
         centredness = {}
         for n in names:
             site = model.sites[n]

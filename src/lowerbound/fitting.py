@@ -24,7 +24,7 @@ from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model
 from lowerbound.model.log_density import LogDensity, from_log_density
 from lowerbound.model.numpyro import from_numpyro
-from lowerbound.plan import choose
+from lowerbound.plan import choose, refine
 from lowerbound.posterior import Posterior, Trace
 from lowerbound.report.progress import Progress
 from lowerbound.sites import SiteMap
@@ -69,8 +69,8 @@ def fit(
         model: A NumPyro model with continuous latents, or a :class:`lowerbound.LogDensity`.
         data: Its keyword arguments: a dictionary (or DataFrame). Arrays are traced, everything else stays
             static.
-        family: An object of :mod:`lowerbound.families` or its short name (``"dense"``, ``"diagonal"``,
-            ``"low_rank"``, ``"point_mass"``); None chooses by dimension.
+        family: An object of :mod:`lowerbound.families` or its short name (``"arrow"``, ``"dense"``, ``"diagonal"``,
+            ``"low_rank"``, ``"point_mass"``); None chooses by dimension and structure.
         algorithm: An object of :mod:`lowerbound.algorithms` or its short name; None chooses by family.
         seed: The same seed gives the same bits on the same machine.
         max_steps: Overrides the algorithm's limit.
@@ -114,8 +114,6 @@ def fit(
     deadline = None if max_seconds is None else time.monotonic() + float(max_seconds)
     bound = Waiting("the model", deadline)(lambda: as_model(model, data))
     chosen_family, chosen = choose(bound, family, algorithm)
-    if max_steps is not None and hasattr(chosen, "max_steps"):
-        chosen = _with_max_steps(chosen, int(max_steps))
     rows: list[tuple[Info, float]] = []
     with Progress(enabled=progress) as display, host_threads(bound.dimension):
         display.update("compiling", None)
@@ -124,6 +122,10 @@ def fit(
         probe *= np.linspace(0, 1, len(probe))[:, None]
         check_starts(kernel, probe)
         check_density(kernel, probe)
+        if family is None and algorithm is None:
+            chosen_family, chosen = refine(kernel, chosen_family, chosen)
+        if max_steps is not None and hasattr(chosen, "max_steps"):
+            chosen = _with_max_steps(chosen, int(max_steps))
 
         def record(info: Info) -> None:
             rows.append((info, time.perf_counter() - start))

@@ -3,12 +3,14 @@
 | family | unconstrained dimensions | algorithm |
 |---|---|---|
 | dense, diagonal, products of them | up to 1,000 | score_regression |
+| arrow | any | score_regression |
 | low_rank, diagonal | any | sample_average |
 | sinh_arcsinh | up to 300 | from_gaussian |
 | flow | 2 to 2,000 | from_gaussian |
 | point_mass | any | maximum |
 
-With no family given: dense up to 1,000 dimensions, diagonal above. (There low_rank, with thousands of factor
+With no family given: arrow above 300 dimensions where the posterior has one, which the compiled density tells
+(:func:`refine`); else dense up to 1,000 dimensions, diagonal above. (There low_rank, with thousands of factor
 loadings to estimate from noise, reached a lower ELBO than diagonal on hierarchical models of 1,200 and
 2,000 groups, at ten times the cost, and won by little where correlations are strong.)
 """
@@ -17,11 +19,31 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from lowerbound import registry
 from lowerbound.algorithms import Algorithm, FromGaussian, Maximum, SampleAverage, ScoreRegression
 from lowerbound.algorithms.score_regression import DENSE_LIMIT
-from lowerbound.families import BoundProduct, Dense, Diagonal, Family, Flow, PointMass, Product, SinhArcsinh
+from lowerbound.algorithms.structure import find_layout, work
+from lowerbound.families import (
+    Arrow,
+    ArrowLayout,
+    BoundProduct,
+    Dense,
+    Diagonal,
+    Family,
+    Flow,
+    PointMass,
+    Product,
+    SinhArcsinh,
+)
+from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model
+
+#: Dimensions above which an arrow is looked for; up to them a dense Gaussian costs little more than compilation.
+ARROW_FROM = 300
+#: Work of an arrow's step, relative to a dense one's, below which it takes a dense Gaussian's place.
+_CHEAPER = 0.1
 
 
 def choose(model: Model, family: Any = None, algorithm: Any = None) -> tuple[Family, Algorithm]:
@@ -47,9 +69,25 @@ def choose(model: Model, family: Any = None, algorithm: Any = None) -> tuple[Fam
     else:
         # A dense Gaussian that was asked for is fitted as long as its matrices fit.
         limit = 2 * DENSE_LIMIT if isinstance(family, Dense) else DENSE_LIMIT
-        algorithm = ScoreRegression() if p <= limit and _regressable(family) else SampleAverage()
+        regressable = isinstance(family, Arrow) or (p <= limit and _regressable(family))
+        algorithm = ScoreRegression() if regressable else SampleAverage()
     algorithm.check(model, family)
     return family, algorithm
+
+
+def refine(kernel: Kernel, family: Family, algorithm: Algorithm) -> tuple[Family, Algorithm]:
+    """The choice, where it was left open, once the density can be asked: an arrow in place of dense or diagonal.
+
+    Cost: a few calls of the kernel above :data:`ARROW_FROM` dimensions; p / 64 where shapes do not tell.
+    """
+    p = kernel.dimension
+    if p <= ARROW_FROM:
+        return family, algorithm
+    layout = find_layout(kernel)
+    dense = ArrowLayout.of(np.arange(p), [])
+    if layout is None or (p <= DENSE_LIMIT and work(layout) > _CHEAPER * work(dense)):
+        return family, algorithm
+    return Arrow(layout), ScoreRegression()
 
 
 def _regressable(family: Family) -> bool:

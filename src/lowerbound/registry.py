@@ -13,6 +13,7 @@ from lowerbound import algorithms, families, gradients, objectives
 from lowerbound.errors import IncompatibleError, unknown_name
 
 FAMILIES: dict[str, Callable[[], families.Family]] = {
+    "arrow": families.Arrow,
     "dense": families.Dense,
     "diagonal": families.Diagonal,
     "low_rank": families.LowRank,

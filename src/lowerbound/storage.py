@@ -37,6 +37,7 @@ FORMAT = 2
 #: Bytes of the model's data kept in a file, at most; the smallest arrays first. Nothing but ``to_arviz`` reads them.
 MAX_DATA = 2**24
 _BLOCKS: dict[str, type] = {
+    "arrow": families.ArrowGaussian,
     "dense": families.DenseGaussian,
     "diagonal": families.DiagonalGaussian,
     "low_rank": families.LowRankGaussian,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import lowerbound as lb
-from lowerbound import families, kernel as kernels
+from lowerbound import families
+from lowerbound import kernel as kernels
 from lowerbound.algorithms import Status, fit_flow, fit_sinh_arcsinh
 from lowerbound.algorithms.flow_training import FlowTraining, start_flow, training_program, worst_coordinates
 from lowerbound.diagnostics import paired_gain
@@ -15,7 +16,6 @@ from lowerbound.families.coupling import BATCH, Couplings
 from lowerbound.kernel import Kernel
 from lowerbound.model import Model
 from lowerbound.precision import float64
-from tests.measure import assert_mean
 
 
 def kernel_of(density, d: int) -> Kernel:

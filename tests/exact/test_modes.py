@@ -10,8 +10,9 @@ import pytest
 
 import lowerbound as lb
 from lowerbound.algorithms.modes import Census
-from lowerbound.algorithms.regression import Iterate
+from lowerbound.algorithms.pattern import Iterate
 from lowerbound.algorithms.search import End
+from lowerbound.families import DenseGaussian
 
 
 def squares(y):
@@ -50,7 +51,7 @@ def two_sided(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def at(x: float, elbo: float = 0.0) -> Iterate:
-    return Iterate(np.array([x]), np.eye(1), np.zeros((2, 1)), elbo, 0.0, np.zeros((2, 1)))
+    return Iterate(DenseGaussian(np.array([x]), np.eye(1)), np.zeros((2, 1)), elbo, 0.0, np.zeros((2, 1)))
 
 
 def end(x: float, converged: bool = True) -> End:
@@ -61,7 +62,7 @@ def test_the_census_counts():
     census = Census(two_sided, [at(0.0)])  # pyright: ignore
     census.take([end(0.1), end(20.0), end(20.5), end(-20.0), end(50.0, converged=False)], lambda e: at(float(e.x[0])))
     best, others, missing = census.result()
-    assert best.mean[0] == 0.0 and [o.mean[0] for o in others] == [20.0, -20.0]
+    assert best.q.mean[0] == 0.0 and [o.mean[0] for o in others] == [20.0, -20.0]
     assert missing == pytest.approx(2 / 4)  # of four searches, those to 0 and to -20 were alone
     assert not census.complete
     census.take([end(0.0), end(-20.1), end(20.2)], lambda e: None)

@@ -33,6 +33,7 @@ from lowerbound.algorithms.base import Algorithm, Info, Status
 from lowerbound.algorithms.search import Search
 from lowerbound.errors import IncompatibleError
 from lowerbound.families import Block, BoundProduct, Family, Flow, PointMass, SinhArcsinh
+from lowerbound.families.arrow import check_layout
 from lowerbound.gradients import COMPATIBLE, Gradient, Reparameterized
 from lowerbound.kernel import Kernel, compile_once
 from lowerbound.objectives import ELBO, Objective
@@ -116,6 +117,7 @@ class GradientVI(Algorithm):
         return f"the ELBO of a window of steps is within two standard errors of the one before, {end}"
 
     def check(self, model, family: Family) -> None:
+        check_layout(family)
         parts = family.families if isinstance(family, BoundProduct) else (family,)
         if any(isinstance(f, PointMass) for f in parts):
             raise IncompatibleError("a point mass has no log q: use algorithm='maximum' for family='point_mass'.")

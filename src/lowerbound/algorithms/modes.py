@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lowerbound.algorithms.base import Mode
-from lowerbound.algorithms.regression import Iterate
+from lowerbound.algorithms.pattern import Iterate
 from lowerbound.algorithms.search import End
 from lowerbound.kernel import Kernel
 
@@ -44,7 +44,7 @@ class Census:
             if not end.converged or self._seen(end.x):
                 continue
             there = walk(end)
-            if there is not None and not self._seen(there.mean):
+            if there is not None and not self._seen(there.q.mean):
                 self.found.append(there)
                 self.hits.append(1)
         self.batches += 1
@@ -52,7 +52,7 @@ class Census:
 
     def _seen(self, x: np.ndarray) -> bool:
         for i, mode in enumerate(self.found):
-            if mode.holds(x) and self._connected(mode.mean, x):
+            if mode.holds(x) and self._connected(mode.q.mean, x):
                 self.hits[i] += 1
                 return True
         return False
@@ -75,4 +75,4 @@ class Census:
         others = [self.found[i] for i in near[1:]]
         once = sum(self.hits[i] <= 1 for i in near if self.found[i].elbo > best.elbo - _ALIKE)
         missing = once / max(sum(self.hits[i] for i in near), 1) if others else 0.0
-        return best, [Mode(o.mean, o.factor @ o.factor.T, o.elbo) for o in others], missing
+        return best, [Mode(o.q.mean, o.q.covariance(), o.elbo) for o in others], missing

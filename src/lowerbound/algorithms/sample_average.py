@@ -30,6 +30,7 @@ from lowerbound.algorithms.search import End, Search, local_elbos
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import Block, BoundProduct, Dense, Family, Flow, PointMass, SinhArcsinh
+from lowerbound.families.arrow import check_layout
 from lowerbound.kernel import Kernel
 
 _MAX_NUMBERS = 2**26
@@ -88,6 +89,7 @@ class SampleAverage(Algorithm):
         )
 
     def check(self, model, family: Family) -> None:
+        check_layout(family)
         parts = family.families if isinstance(family, BoundProduct) else (family,)
         if any(isinstance(f, PointMass) for f in parts):
             raise IncompatibleError("SampleAverage fits distributions, not point masses: use algorithm='maximum'.")

@@ -33,27 +33,19 @@ p^2; see sample_average), and cannot see more of a non-Gaussian posterior than a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from lowerbound.algorithms.arrow_regression import ArrowPattern
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status, check_positive
 from lowerbound.algorithms.modes import Census
-from lowerbound.algorithms.quasi_newton import root
-from lowerbound.algorithms.regression import TAU, Iterate, Regression, evaluate
+from lowerbound.algorithms.pattern import Iterate, Pattern, Slope
+from lowerbound.algorithms.regression import Blocks
 from lowerbound.algorithms.search import End, Search, local_elbos
+from lowerbound.algorithms.structure import MOST_GLOBALS, find_layout
 from lowerbound.errors import IncompatibleError
-from lowerbound.expectations.noise import matched_normals
-from lowerbound.families import (
-    Block,
-    BoundProduct,
-    Dense,
-    DenseGaussian,
-    Diagonal,
-    DiagonalGaussian,
-    Family,
-    ProductBlock,
-)
+from lowerbound.families import Arrow, Block, BoundProduct, Dense, Diagonal, Family, GaussianBlock
 from lowerbound.kernel import Kernel
 
 #: Up to so many dimensions it is the default.
@@ -63,8 +55,8 @@ _MAX_DRAWS = 1024
 _EARLY_DRAWS = 256
 #: Steps on fresh noise at the end, at most.
 _MAX_AVERAGES = 8
-#: What fixed noise may cost, in nats for every ten dimensions.
-_NOISE_COST = 0.002
+#: Steps of each of several starts before one is chosen.
+_TRIAL_STEPS = 6
 #: Steps in a row that widen some direction by the largest factor before it counts as flat (4^25 = 1e15).
 _FLAT = 25
 
@@ -82,19 +74,19 @@ class _Pace:
     sizes: list[float] = field(default_factory=list)
     direction: np.ndarray | None = None
 
-    def update(self, factor: np.ndarray, direction: np.ndarray, size: float, cost: float) -> None:
-        """Take note of the next full step: ``direction`` of the mean, ``size`` = sqrt(2 KL)."""
-        along = 0.0
+    def update(self, at: Iterate, step: Slope) -> None:
+        """Take note of the next full step."""
+        along, size = 0.0, step.size
         if self.direction is not None:
-            a, b = np.linalg.solve(factor, np.stack([direction, self.direction], 1)).T
+            a, b = at.whiten(step.direction), at.whiten(self.direction)
             along = a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-300)
-        self.direction = direction
+        self.direction = step.direction
         self.sizes.append(size)
         if along > 0.8 and (len(self.sizes) < 2 or size > 0.8 * self.sizes[-2]):
             self.limit = min(8.0, 1.5 * self.limit)
         elif self.limit > 1:
             self.limit = 1.0
-        elif len(self.sizes) >= 5 and size**2 < 8 * cost and size > 0.7 * self.sizes[-5]:
+        elif len(self.sizes) >= 5 and step.near and size > 0.7 * self.sizes[-5]:
             self.limit *= 0.5
             self.sizes.clear()
         self.rho = min(self.rho, self.limit)
@@ -122,7 +114,7 @@ class _Walk:
 class _State:
     kernel: Kernel
     rng: np.random.Generator
-    groups: list[np.ndarray]
+    pattern: Pattern
     search: Search
     phase: str = "searching for a start"
     walk: _Walk | None = None
@@ -152,12 +144,15 @@ class ScoreRegression(Algorithm):
         return f"the next full step would change q by less than sqrt(2 KL) = {self.tolerance:g}"
 
     def check(self, model, family: Family) -> None:
+        if isinstance(family, Arrow):
+            return
         parts = family.families if isinstance(family, BoundProduct) else (family,)
         wrong = [f.name for f in parts if not isinstance(f, (Dense, Diagonal))]
         if wrong:
             raise IncompatibleError(
-                f"ScoreRegression fits dense and diagonal Gaussians and products of them, not {', '.join(wrong)}. "
-                "For low_rank use algorithm='sample_average', for point_mass 'maximum'; or leave algorithm out."
+                f"ScoreRegression fits dense, diagonal and arrow Gaussians and products of the first two, not "
+                f"{', '.join(wrong)}. For low_rank use algorithm='sample_average', for point_mass "
+                "'maximum'; or leave algorithm out."
             )
         if model.dimension > 2 * DENSE_LIMIT:
             raise IncompatibleError(
@@ -168,18 +163,14 @@ class ScoreRegression(Algorithm):
 
     def init(self, seed: int, kernel: Kernel, family: Family) -> _State:
         p = kernel.dimension
-        parts = (
-            list(zip(family.families, family.indices, strict=True))
-            if isinstance(family, BoundProduct)
-            else [(family, np.arange(p))]
-        )
-        groups = [g for f, i in parts for g in ([i] if isinstance(f, Dense) else list(i[:, None]))]
+        pattern = _pattern(kernel, family)
         rng = np.random.default_rng(seed)
         # A Gaussian target is recognised at once, whatever its scale.
-        first = evaluate(kernel, np.zeros(p), np.eye(p), _first_noise(rng, p))
-        state = _State(kernel, rng, groups, Search(kernel, rng))
+        standard = pattern.gaussian(np.zeros(p), np.ones(p))
+        first = pattern.evaluate(kernel, standard, pattern.noise(rng, pattern.first_draws))
+        state = _State(kernel, rng, pattern, Search(kernel, rng))
         if first is not None:
-            found = Regression(first, groups)
+            found = pattern.regress(first)
             if found.affine and found.lowest > 0:
                 state.walk = _Walk(first)
         return state
@@ -208,14 +199,8 @@ class ScoreRegression(Algorithm):
             if not len(state.search.x):
                 return None
             best = max(state.search.ends(), key=lambda e: e.value)
-            return DenseGaussian(best.x, root(_local(best, state.groups)))
-        c = state.walk.current
-        if len(state.groups) == 1:
-            return DenseGaussian(c.mean, c.factor)
-        if len(state.groups) == len(c.mean):
-            return DiagonalGaussian(c.mean, np.diagonal(c.factor).copy())
-        blocks = tuple(DenseGaussian(c.mean[g], c.factor[np.ix_(g, g)]) for g in state.groups)
-        return ProductBlock(blocks, tuple(state.groups))
+            return state.pattern.gaussian(best.x, state.pattern.localise(best).inverse)
+        return state.pattern.output(state.walk.current.q)
 
     def modes(self, state: _State) -> list[Mode]:
         return state.others
@@ -235,24 +220,35 @@ class ScoreRegression(Algorithm):
             state.phase = "fitting"
 
     def _best_start(self, state: _State) -> _Walk:
-        """The end whose local Gaussian has the highest ELBO."""
-        p = state.kernel.dimension
+        """The end whose local Gaussian has the highest ELBO, at once or after some steps."""
+        p, pattern = state.kernel.dimension, state.pattern
         # Besides the ends of the searches, two Gaussians about the origin: where the density has no mode a
         # search tells little, and a wide start is better than a narrow one.
-        wide = [End(np.zeros(p), -np.inf, np.zeros(p), np.diag(np.full(p, v)), False) for v in (1.0, 0.1)]
-        ends = [replace(e, inverse=_local(e, state.groups)) for e in state.search.ends()] + wide
-        best = ends[int(np.argmax(local_elbos(state.kernel, state.rng, ends)))]
-        return self._settle(state, best.x, root(best.inverse))
+        wide = [End(np.zeros(p), -np.inf, np.zeros(p), np.full(p, v), False) for v in (1.0, 0.1)]
+        ends = [pattern.localise(e) for e in state.search.ends()] + wide
+        order = np.argsort(-local_elbos(state.kernel, state.rng, ends), kind="stable")
+        contenders = [ends[order[0]]]
+        if pattern.hierarchical:
+            # A centred hierarchy's density is highest where its scale has collapsed, and so is the ELBO of a narrow
+            # Gaussian; a walk from there takes no end. One from afar is soon past it.
+            contenders += [e for e in wide if e is not contenders[0]]
+        walks = [self._settle(state, pattern.gaussian(e.x, e.inverse)) for e in contenders]
+        for walk in walks if len(walks) > 1 else ():
+            while walk.steps < _TRIAL_STEPS and not walk.arrived and walk.status is None and not walk.averages:
+                self._advance(state, walk)
+        best = max(walks, key=lambda w: w.current.elbo)
+        return best if best.status is not Status.MAX_STEPS else _Walk(best.current)
 
-    def _settle(self, state: _State, mean: np.ndarray, factor: np.ndarray) -> _Walk:
-        """A walk from N(mean, factor factor'), narrowed until the density is finite on it."""
-        noise = _first_noise(state.rng, len(mean))
+    def _settle(self, state: _State, q: GaussianBlock) -> _Walk:
+        """A walk from q, narrowed until the density is finite on it."""
+        pattern = state.pattern
+        noise = pattern.noise(state.rng, pattern.first_draws)
         for shrink in range(40):
-            found = evaluate(state.kernel, mean, factor * 0.5**shrink, noise)
+            found = pattern.evaluate(state.kernel, pattern.narrow(q, 0.5**shrink), noise)
             if found is not None:
                 return _Walk(found)
         # Not finite even in a tiny neighbourhood: keep the point, and say so.
-        nowhere = Iterate(mean, factor * 0.5**40, noise, -np.inf, np.nan, np.zeros_like(noise))
+        nowhere = Iterate(pattern.narrow(q, 0.5**40), noise, -np.inf, np.nan, np.zeros_like(noise))
         return _Walk(nowhere, status=Status.NOT_FINITE)
 
     # -- one step ----------------------------------------------------------------------------------
@@ -265,58 +261,53 @@ class ScoreRegression(Algorithm):
             return
         c = walk.current
         walk.steps += 1
-        found = Regression(c, state.groups)
+        found = state.pattern.regress(c)
         size, cost = found.size, found.noise_cost
-        walk.pace.update(c.factor, c.factor @ found.move, size, cost)
+        walk.pace.update(c, found)
         settled = min(1.0, walk.pace.limit) * size
         if settled < self.tolerance and (not found.affine or size < 1e-8 or walk.taken >= 3):
-            self._arrive(state, walk, cost)
+            self._arrive(state, walk, found)
             return
         if walk.steps >= self.max_steps:
             walk.status = Status.MAX_STEPS
             return
         walk.elbos.append(c.elbo)
-        if len(walk.elbos) > 3 and c.elbo - walk.elbos[-4] < cost and self._grow(state, walk, cost, _EARLY_DRAWS):
+        if len(walk.elbos) > 3 and c.elbo - walk.elbos[-4] < cost and self._grow(state, walk, found, _EARLY_DRAWS):
             return  # what is gained now is less than what this noise costs
         walk.best = max(walk.best, c.elbo)
-        near = size**2 < 8 * cost  # within the noise's own error
-        floor = walk.best - (min(0.5 * cost, 0.05) if near else 0.0) - 1e-10 * abs(c.elbo)
+        floor = walk.best - (min(0.5 * cost, 0.05) if found.near else 0.0) - 1e-10 * abs(c.elbo)
         while walk.pace.rho > 1e-6:
             proposal = found.propose(state.kernel, walk.pace.rho)
             if proposal is not None and proposal.elbo >= floor:
                 walk.current = proposal
                 walk.taken += 1
                 walk.pace.rho = min(walk.pace.limit, 2 * walk.pace.rho)
-                walk.widening = walk.widening + 1 if found.spread.min() <= 1.01 / TAU else 0
+                walk.widening = walk.widening + 1 if found.widening else 0
                 if walk.widening >= _FLAT:
                     walk.status = Status.FLAT
                 return
             walk.pace.rho *= 0.4
         # No step of any size helps on this noise: within the noise's own error that is convergence.
-        if size < 10 * self.tolerance or near:
-            self._arrive(state, walk, cost)
+        if size < 10 * self.tolerance or found.near:
+            self._arrive(state, walk, found)
         else:
             walk.status = Status.STALLED
 
-    def _arrive(self, state: _State, walk: _Walk, cost: float) -> None:
+    def _arrive(self, state: _State, walk: _Walk, found: Slope) -> None:
         """Converged on this noise: go on with more of it, or average, if it costs too much."""
-        if self._grow(state, walk, cost):
+        if self._grow(state, walk, found):
             return
-        allowed = _allowed(state.kernel.dimension)
-        walk.averages = 0 if cost <= allowed else int(min(_MAX_AVERAGES, np.ceil(cost / allowed)))
+        walk.averages = 0 if found.excess <= 1 else int(min(_MAX_AVERAGES, np.ceil(found.excess)))
         walk.arrived = walk.averages == 0
 
-    def _grow(self, state: _State, walk: _Walk, cost: float, most: int = _MAX_DRAWS) -> bool:
+    def _grow(self, state: _State, walk: _Walk, found: Slope, most: int = _MAX_DRAWS) -> bool:
         """More noise, if what the fixed noise costs is too much. True if it was done."""
-        m, p = walk.current.noise.shape
-        allowed = _allowed(p)
-        if cost <= allowed or 2 * m > max(most, 4 * p) or walk.grown >= 3:
+        m, pattern = len(walk.current.noise), state.pattern
+        if found.excess <= 1 or 2 * m > max(most, 4 * pattern.width) or walk.grown >= 3:
             return False
         walk.grown += 1
-        factor = 4 if cost > 2 * allowed and 4 * m <= most else 2
-        bigger = evaluate(
-            state.kernel, walk.current.mean, walk.current.factor, matched_normals(state.rng, factor * m, p)
-        )
+        factor = 4 if found.excess > 2 and 4 * m <= most else 2
+        bigger = pattern.evaluate(state.kernel, walk.current.q, pattern.noise(state.rng, factor * m))
         if bigger is None:
             return False
         walk.current, walk.best = bigger, -np.inf
@@ -326,12 +317,12 @@ class ScoreRegression(Algorithm):
 
     def _average(self, state: _State, walk: _Walk) -> None:
         """One step on fresh noise, of rho = 1 / (k + 1): after k of them q is the average over k + 1 noises."""
-        c = walk.current
+        c, pattern = walk.current, state.pattern
         walk.averaged += 1
-        fresh = evaluate(state.kernel, c.mean, c.factor, matched_normals(state.rng, *c.noise.shape))
+        fresh = pattern.evaluate(state.kernel, c.q, pattern.noise(state.rng, len(c.noise)))
         last = walk.averaged > walk.averages
         if fresh is not None:
-            step = None if last else Regression(fresh, state.groups).propose(state.kernel, 1 / (walk.averaged + 1))
+            step = None if last else pattern.regress(fresh).propose(state.kernel, 1 / (walk.averaged + 1))
             walk.current = step or fresh
         walk.arrived = last
 
@@ -346,7 +337,7 @@ class ScoreRegression(Algorithm):
             state.census = Census(state.kernel, [walk.current])
         state.census.take(state.search.ends(), lambda end: self._explore(state, walk.current, end))
         if first or not state.census.complete:
-            about = (walk.current.mean, walk.current.factor) if first else None
+            about = walk.current.q if first else None
             state.search = Search(state.kernel, state.rng, about=about)
             while not state.search.done:
                 state.search.step()
@@ -360,11 +351,10 @@ class ScoreRegression(Algorithm):
         A walk that has not arrived in its few steps counts as far as it got: a mode that is hard to fit is a
         mode all the same.
         """
-        factor = root(_local(end, state.groups))
-        log_det = np.log(np.abs(np.diagonal(factor))).sum()
-        if end.value + log_det < known.elbo - 30 - state.kernel.dimension:
+        q = state.pattern.gaussian(end.x, state.pattern.localise(end).inverse)
+        if end.value + q.log_det() < known.elbo - 30 - state.kernel.dimension:
             return None
-        walk = self._settle(state, end.x, factor)
+        walk = self._settle(state, q)
         for _ in range(25):
             self._advance(state, walk)
             if walk.arrived or walk.averages or walk.status is not None:
@@ -372,22 +362,16 @@ class ScoreRegression(Algorithm):
         return walk.current if np.isfinite(walk.current.elbo) else None
 
 
-def _first_noise(rng: np.random.Generator, p: int) -> np.ndarray:
-    """The fewest draws, in whole batches of 64, whose second moments can be made exact."""
-    return matched_normals(rng, 64 * int(np.ceil(2 * p / 64)), p)
-
-
-def _allowed(p: int) -> float:
-    return _NOISE_COST * max(1.0, p / 10)
-
-
-def _local(end: End, groups: list[np.ndarray]) -> np.ndarray:
-    """The covariance that an end stands for, with each group's block of its precision."""
-    full = end.inverse if end.inverse.ndim == 2 else np.diag(end.inverse)
-    if len(groups) == 1:
-        return full
-    precision = np.linalg.pinv(full, hermitian=True)
-    out = np.zeros_like(full)
-    for g in groups:
-        out[np.ix_(g, g)] = np.linalg.inv(precision[np.ix_(g, g)])
-    return out
+def _pattern(kernel: Kernel, family: Family) -> Pattern:
+    if isinstance(family, Arrow):
+        layout = family.layout or find_layout(kernel)
+        if layout is None:
+            raise IncompatibleError(
+                f"the posterior of {kernel.model.name!r} has no arrow: no set of at most {MOST_GLOBALS} coordinates "
+                f"splits the others of its {kernel.dimension} into small independent groups. Use family='diagonal' or "
+                "'low_rank', or leave family out."
+            )
+        return ArrowPattern(layout)
+    every = np.arange(kernel.dimension)
+    parts = zip(family.families, family.indices, strict=True) if isinstance(family, BoundProduct) else [(family, every)]
+    return Blocks([np.sort(g) for f, i in parts for g in ([i] if isinstance(f, Dense) else list(i[:, None]))])

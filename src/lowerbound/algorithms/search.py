@@ -23,6 +23,7 @@ import numpy as np
 
 from lowerbound.algorithms.quasi_newton import DenseInverse, LimitedInverse, root
 from lowerbound.expectations.noise import matched_normals
+from lowerbound.families import GaussianBlock
 from lowerbound.kernel import Kernel
 
 STARTS = 8
@@ -52,8 +53,8 @@ class Search:
         rng: For the starts.
         max_steps: Iterations before a search counts as unfinished.
         tolerance: A search ends when its next step promises less than this many nats.
-        about: A Gaussian's mean and factor L: start far out from it, on all sides, with its covariance for the
-            inverse curvature. By default the starts are spread about the origin.
+        about: A Gaussian: start far out from it, on all sides, with its covariance for the inverse curvature. By
+            default the starts are spread about the origin.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Search:
         *,
         max_steps: int = 200,
         tolerance: float = 0.02,
-        about: tuple[np.ndarray, np.ndarray] | None = None,
+        about: GaussianBlock | None = None,
     ):
         self.kernel, self.rng = kernel, rng
         self.max_steps, self.tolerance = max_steps, tolerance
@@ -72,7 +73,7 @@ class Search:
         if about is None:
             self.x, self.value, self.gradient = starting_points(kernel, rng)
         else:
-            self.x, self.value, self.gradient = surrounding_points(kernel, rng, *about)
+            self.x, self.value, self.gradient = surrounding_points(kernel, rng, about)
         s, p = self.x.shape
         self.dense = p <= DENSE_SEARCH
         self.curvature: list[DenseInverse | LimitedInverse] = [
@@ -81,7 +82,7 @@ class Search:
         if about is not None:
             for c in self.curvature:
                 if isinstance(c, DenseInverse):
-                    c.h, c.empty = about[1] @ about[1].T, False
+                    c.h, c.empty = about.covariance(), False
         self.open = np.ones(s, bool)
         self.converged = np.zeros(s, bool)
         self.small = np.zeros(s, int)
@@ -240,7 +241,7 @@ _SCANNED, _OUTLYING = 1024, 8
 
 
 def surrounding_points(
-    kernel: Kernel, rng: np.random.Generator, mean: np.ndarray, factor: np.ndarray
+    kernel: Kernel, rng: np.random.Generator, q: GaussianBlock
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Starts about a Gaussian: pairs on opposite sides at several distances, and points of surprising density.
 
@@ -248,9 +249,10 @@ def surrounding_points(
     finds modes that are seen from afar; those narrower than this one are seen only from near, so a cloud of
     heavy-tailed draws is evaluated, and the ones that the Gaussian explains least are searched from.
     """
+    mean = q.mean
     p = len(mean)
     e = rng.standard_normal((len(_RADII), p))
-    away = _RADII[:, None] * (e @ factor.T)
+    away = _RADII[:, None] * (q.transform(e) - mean)
     x = mean + np.concatenate([away, -away])
     value, gradient = kernel(x)
     for _ in range(8):
@@ -264,7 +266,7 @@ def surrounding_points(
     degrees = np.where(np.arange(_SCANNED) % 2, 4.0, 1.0)
     noise *= np.sqrt(degrees / rng.chisquare(degrees))[:, None]
     square = (noise**2).sum(1)
-    cloud = mean + noise @ factor.T
+    cloud = q.transform(noise)
     density, slope = kernel(cloud)
     usable = np.isfinite(density) & np.isfinite(slope).all(1) & (square > p + 4 * np.sqrt(2 * p))
     # Against the Cauchy about the Gaussian, whose tails leave least to be surprised at.

@@ -1,5 +1,6 @@
 """q(z): blocks on the unconstrained space, and products of them."""
 
+from lowerbound.families.arrow import Arrow, ArrowGaussian, ArrowLayout
 from lowerbound.families.base import Block, Family, GaussianBlock
 from lowerbound.families.dense import Dense, DenseGaussian
 from lowerbound.families.diagonal import Diagonal, DiagonalGaussian
@@ -10,6 +11,9 @@ from lowerbound.families.product import BoundProduct, Product, ProductBlock
 from lowerbound.families.sinh_arcsinh import SinhArcsinh, SinhArcsinhBlock
 
 __all__ = [
+    "Arrow",
+    "ArrowGaussian",
+    "ArrowLayout",
     "Block",
     "BoundProduct",
     "Dense",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lowerbound.errors import IncompatibleError, unknown_name
+from lowerbound.families.arrow import Arrow
 from lowerbound.families.base import Block, Family
 from lowerbound.families.flow import Flow
 from lowerbound.families.linalg import namespace
@@ -102,10 +103,10 @@ class Product(Family):
                 raise IncompatibleError(
                     f"Product: {key!r} is no site name; needed: a name, a tuple of names, or `...`."
                 )
-            if not isinstance(family, Family) or isinstance(family, (Product, PointMass, Flow, SinhArcsinh)):
+            if not isinstance(family, Family) or isinstance(family, (Arrow, Product, PointMass, Flow, SinhArcsinh)):
                 raise IncompatibleError(
                     f"Product: {key!r} is given {family!r}; needed: Dense(), Diagonal() or LowRank(). "
-                    "(A point mass has no density, so neither has a product with one; flows and "
+                    "(A point mass has no density, so neither has a product with one; arrows, flows and "
                     "sinh-arcsinh are fitted to all sites together.)"
                 )
 
