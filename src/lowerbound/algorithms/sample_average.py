@@ -46,8 +46,8 @@ _MAX_NUMBERS = 2**26
 _MAX_DRAWS = 1024
 
 
-#: First radius of the trust region, in standard deviations of each coordinate, and what counts as none left.
-_RADIUS, _SMALLEST = 0.3, 1e-6
+#: First radius of the trust region, in standard deviations of each coordinate.
+_RADIUS = 0.3
 
 
 @dataclass(eq=False)
@@ -254,8 +254,9 @@ class SampleAverage(Algorithm):
         if trial is not None and ratio > ACCEPTED:
             state.steps += 1
             self._move(state, trial)
-        elif state.radius < _SMALLEST:
-            # The quadratic model is wrong however near it is: the density has kinks, or is noise at this scale.
+        elif state.radius < np.sqrt(2 * enough):
+            # The region is smaller than the change of q that the rule calls none, and the quadratic model still
+            # wrong in it: the density has kinks, which differences of gradients over tiny steps do not see.
             state.newton = False
 
     def _quasi_newton_step(self, state: _State, function: FixedNoise, at: Evaluation, enough: float) -> None:
