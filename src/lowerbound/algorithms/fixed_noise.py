@@ -29,7 +29,7 @@ from lowerbound.kernel import Kernel
 _STEP = 1.5e-7
 _LONGEST = 1e-2
 #: Numbers in the draws of all directions that are differenced at once.
-_AT_ONCE = 2**23
+_AT_ONCE = 2**22
 
 
 class Evaluation(NamedTuple):
@@ -113,8 +113,7 @@ class FixedNoise:
         directions = np.atleast_2d(directions)
         out = np.zeros_like(directions)
         block = self.block(at.vector)
-        reach = np.abs(np.asarray(self.base.transform(np.asarray(block.mean)[None]))[0]) / self._spread
-        step = min(_LONGEST, _STEP * np.sqrt(max(1.0, float(reach.max()))))
+        step = difference_step(np.asarray(self.base.transform(np.asarray(block.mean)[None]))[0], self._spread)
         rows = np.flatnonzero(np.abs(directions).max(1) > 0)
         m, p = len(self.noise), self.kernel.dimension
         chunk = max(1, _AT_ONCE // (m * p))
@@ -130,13 +129,25 @@ class FixedNoise:
                     out[i] = (moved - at.gradient) / h[j]
         return out
 
+    def pair_gradients(self, at: Evaluation) -> np.ndarray:
+        """The gradients ``[M / 2, P]`` that each antithetic pair (draws m and m + M / 2) would give alone."""
+        block = self.block(at.vector)
+        _, score = self.kernel(np.asarray(self.base.transform(block.transform(self.noise))))
+        half = len(self.noise) // 2
+        return np.stack([self._gradient(block, score[i::half], self.noise[i::half]) for i in range(half)])
+
     def metric(self, vector: np.ndarray) -> np.ndarray:
         """The diagonal of q's Fisher information ``[P]``: minus the Hessian's, if p were of q's form."""
         return information(self.family, self.block(vector))
 
-    def _gradient(self, block: Any, score: np.ndarray) -> np.ndarray:
-        parts = self.family.elbo_gradient(block, self.noise, pull_back(self.base, score))
+    def _gradient(self, block: Any, score: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+        parts = self.family.elbo_gradient(block, self.noise if noise is None else noise, pull_back(self.base, score))
         return np.concatenate([np.ravel(parts[k]) for k, _ in self.layout])
+
+
+def difference_step(location: np.ndarray, scale: np.ndarray) -> float:
+    """The step of a forward difference of gradients in units of ``scale``, from the rounding of the location."""
+    return float(min(_LONGEST, _STEP * np.sqrt(max(1.0, np.abs(location / scale).max()))))
 
 
 def information(family: Family, block: Any) -> np.ndarray:

@@ -2,6 +2,20 @@
 
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.importance import Weighted, weigh
+from lowerbound.diagnostics.linear_response import LinearResponse, linear_response, linear_response_gaussian
+from lowerbound.diagnostics.site_response import SiteResponse, site_response
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus, judge
 
-__all__ = ["Estimate", "Verdict", "VerdictStatus", "Weighted", "judge", "weigh"]
+__all__ = [
+    "Estimate",
+    "LinearResponse",
+    "SiteResponse",
+    "Verdict",
+    "VerdictStatus",
+    "Weighted",
+    "judge",
+    "linear_response",
+    "linear_response_gaussian",
+    "site_response",
+    "weigh",
+]
