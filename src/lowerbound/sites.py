@@ -45,8 +45,8 @@ class SiteMap:
         """
         if self._model is None:
             raise IncompatibleError(
-                "this posterior was loaded from a file, which does not hold the model: it can be read, but nothing that "
-                "evaluates the log density again can be asked of it. Fit the model again, and ask that posterior."
+                "this posterior was loaded from a file, which does not hold the model: it can be read, but not asked "
+                "for what evaluates the log density again. Fit the model again, and ask that posterior."
             )
         return self._model
 

@@ -4,7 +4,7 @@ With noise e_1..e_M, and phi the real-valued parameters of the family (``Family.
 
     F(phi) = mean_m log p(x, T_phi(e_m)) + H(q_phi).
 
-It is written in coordinates y in which a base Gaussian is standard, x = base.transform(y), so that phi = 0
+It is written in coordinates y in which a base Gaussian is standard, x = mean + L y, so that phi = 0
 is the base and every parameter is of order one. The gradient comes from the scores at the draws
 (``Family.elbo_gradient``), a product with the Hessian from the difference of two gradients: the kernel is the
 only compiled program.
@@ -91,7 +91,7 @@ class FixedNoise:
             if not np.isfinite(np.asarray(block.variance())).all():
                 return None
             y = np.asarray(block.transform(self.noise))
-            x = np.asarray(self.base.transform(y))
+            x = carry(self.base, y)
             if not np.isfinite(x).all():
                 return None
             value, score = self.kernel(x)
@@ -113,7 +113,7 @@ class FixedNoise:
         directions = np.atleast_2d(directions)
         out = np.zeros_like(directions)
         block = self.block(at.vector)
-        step = difference_step(np.asarray(self.base.transform(np.asarray(block.mean)[None]))[0], self._spread)
+        step = difference_step(carry(self.base, np.asarray(block.mean)[None])[0], self._spread)
         rows = np.flatnonzero(np.abs(directions).max(1) > 0)
         m, p = len(self.noise), self.kernel.dimension
         chunk = max(1, _AT_ONCE // (m * p))
@@ -122,7 +122,7 @@ class FixedNoise:
                 part = rows[k : k + chunk]
                 h = step / np.abs(directions[part]).max(1)
                 blocks = [self.block(at.vector + hi * directions[i]) for i, hi in zip(part, h, strict=True)]
-                x = np.concatenate([np.asarray(self.base.transform(b.transform(self.noise))) for b in blocks])
+                x = np.concatenate([carry(self.base, b.transform(self.noise)) for b in blocks])
                 _, score = self.kernel(x)
                 for j, i in enumerate(part):
                     moved = self._gradient(blocks[j], score[j * m : (j + 1) * m])
@@ -132,7 +132,7 @@ class FixedNoise:
     def pair_gradients(self, at: Evaluation) -> np.ndarray:
         """The gradients ``[M / 2, P]`` that each antithetic pair (draws m and m + M / 2) would give alone."""
         block = self.block(at.vector)
-        _, score = self.kernel(np.asarray(self.base.transform(block.transform(self.noise))))
+        _, score = self.kernel(carry(self.base, block.transform(self.noise)))
         half = len(self.noise) // 2
         return np.stack([self._gradient(block, score[i::half], self.noise[i::half]) for i in range(half)])
 
@@ -180,8 +180,14 @@ def locations(family: Family, dimension: int) -> np.ndarray:
     return out
 
 
+def carry(base: Any, y: np.ndarray) -> np.ndarray:
+    """x = mean + L y for each row of ``y [s, p]``, coordinate by coordinate (a product takes noise block by block)."""
+    y = np.asarray(y)
+    return np.asarray(base.transform(y[:, np.concatenate(base.indices)] if isinstance(base, ProductBlock) else y))
+
+
 def pull_back(base: Any, score: np.ndarray) -> np.ndarray:
-    """The scores in y of x = base.transform(y): L' grad log p for each row of ``score [s, p]``."""
+    """The scores in y of :func:`carry`: L' grad log p for each row of ``score [s, p]``."""
     if isinstance(base, DiagonalGaussian):
         return score * base.scale
     if isinstance(base, DenseGaussian):
@@ -191,7 +197,7 @@ def pull_back(base: Any, score: np.ndarray) -> np.ndarray:
 
 
 def log_det(base: Any) -> float:
-    """log |det L| of x = base.transform(y)."""
+    """log |det L| of :func:`carry`."""
     if isinstance(base, ProductBlock):
         return float(sum(log_det(b) for b in base.blocks))
     return float(base.log_det())

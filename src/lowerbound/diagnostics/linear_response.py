@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from lowerbound.algorithms.fixed_noise import Evaluation, FixedNoise, locations, pull_back
+from lowerbound.algorithms.fixed_noise import Evaluation, FixedNoise, carry, locations, pull_back
 from lowerbound.algorithms.newton import ACCEPTED, Path, next_radius, steihaug
 from lowerbound.diagnostics.curvature import by_conjugate_gradients, formed
 from lowerbound.errors import DataError, IncompatibleError
@@ -141,7 +141,7 @@ def linear_response(
         raise _kinks(kernel, index[curvature.argmin()], curvature.min())
     covariance = solved @ sides.T
     error, displacements = _errors(function, at, solved, np.random.default_rng([seed, 0x1B]))
-    mean = np.asarray(q.transform(np.asarray(function.block(at.vector).mean)[None]))[0]
+    mean = carry(q, np.asarray(function.block(at.vector).mean)[None])[0]
     return LinearResponse(
         index,
         mean[index],

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lowerbound.diagnostics.linear_response import DENSE_RESPONSE, LinearResponse, linear_response
-from lowerbound.errors import IncompatibleError, unknown_name
+from lowerbound.errors import DataError, IncompatibleError, unknown_name
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import Block
 from lowerbound.kernel import Kernel
@@ -64,6 +64,8 @@ def site_response(
     """
     p = q.dimension
     wanted = [names] if isinstance(names, str) else list(sites.shapes if names is None else names)
+    if not wanted:
+        raise DataError("linear_response of no sites; needed: a name, a list of names, or None for all.")
     for name in wanted:
         if name not in sites.shapes:
             raise unknown_name("site", name, sites.shapes)
