@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +22,8 @@ from lowerbound.sites import SiteMap
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from lowerbound.diagnostics.site_response import SiteResponse
 
 _MOMENT_DRAWS = 8192
 _MAX_NUMBERS = 2**26
@@ -230,6 +232,31 @@ class Posterior:
                 index.append(name + label(i))
                 rows.append((m[j], s[j], lower[j], upper[j], s[j] / np.sqrt(ess), s[j] / np.sqrt(2 * ess), ess))
         return pd.DataFrame(rows, index=index, columns=["mean", "sd", low, high, "mcse_mean", "mcse_sd", "ess"])
+
+    def linear_response(
+        self, sites: Sequence[str] | str | None = None, *, num_draws: int = 64, seed: int = 0
+    ) -> SiteResponse:
+        """Means, with their Monte Carlo errors, and standard deviations by linear response, of a mean-field q.
+
+        The variances of a mean-field q are too small wherever the posterior is correlated; those of its response
+        are not: see :mod:`lowerbound.diagnostics.linear_response`.
+
+        Args:
+            sites: Names of sites (or deterministics); None for all, up to 2,000 dimensions.
+            num_draws: Draws of the noise on which q is fitted again.
+            seed: Of that noise.
+
+        Returns:
+            ``mean``, ``sd`` and ``mean_error`` by site, and the unconstrained covariance as ``response.covariance``.
+
+        Raises:
+            IncompatibleError: q is not a mean-field Gaussian, or the posterior was loaded from a file, which does
+                not hold the model.
+        """
+        from lowerbound.diagnostics.site_response import site_response
+        from lowerbound.kernel import Kernel
+
+        return site_response(Kernel(self._sites.model), self.q, self._sites, sites, num_draws=num_draws, seed=seed)
 
     def to_arviz(self, n: int = 4000, *, seed: int = 0) -> Any:
         """An ArviZ object with one chain of draws, the observed data, and the verdict as attributes.

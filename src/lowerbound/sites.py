@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lowerbound.errors import DataError, FileFormatError, unknown_name
+from lowerbound.errors import DataError, FileFormatError, IncompatibleError, unknown_name
 from lowerbound.kernel import compile_once, lift
 from lowerbound.model.base import Model, Site
 from lowerbound.precision import float64
@@ -35,6 +35,20 @@ class SiteMap:
         self._exported: dict[str, bytes] = {}
         self._constrain: Any = None
         self._unconstrain: Any = None
+
+    @property
+    def model(self) -> Model:
+        """The model behind the sites.
+
+        Raises:
+            IncompatibleError: they came from a file, which holds the transforms and not the model.
+        """
+        if self._model is None:
+            raise IncompatibleError(
+                "this posterior was loaded from a file, which does not hold the model: it can be read, but not asked "
+                "for what evaluates the log density again. Fit the model again, and ask that posterior."
+            )
+        return self._model
 
     @property
     def dimension(self) -> int:
