@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 from numpyro.infer import Predictive
+from scipy.stats import multivariate_normal
 
 from benchmarks.trust.hierarchies import groups
 from benchmarks.trust.quadrature import mixture, moments
 from benchmarks.trust.registry import REGISTRY, names
 from benchmarks.trust.score import MEAN, SD, answer, confusion, errors, shares, summary, wrong
-from benchmarks.trust.series import gaussian_states
+from benchmarks.trust.series import gaussian_states, random_walk
 from benchmarks.trust.target import Case, Moments
 from lowerbound.fitting import as_model
 from lowerbound.precision import float64
@@ -117,8 +118,6 @@ def test_truth_agrees_with_a_grid_over_the_model_itself(name):
         "gammas",
         "betas",
         "dirichlet_sparse",
-        "dirichlet_wide",
-        "half_normals",
         "uniform_box",
         "lkj_prior",
         "spike_and_slab",
@@ -185,16 +184,20 @@ def test_groups_with_unknown_noise_agree_with_a_gibbs_sampler():
         assert np.abs(z).max() < 5
 
 
-def test_gaussian_states_agree_with_the_whole_joint_precision():
-    """A random walk's smoothing distribution from its tridiagonal precision."""
+def test_states_of_a_random_walk_agree_with_the_whole_joint_precision():
+    """Its smoothing distribution from the tridiagonal precision, and its evidence from the whole covariance."""
     steps, q, r = 30, 0.6, 0.4
     y, order = np.random.default_rng(2).normal(size=steps), np.minimum.outer(np.arange(steps), np.arange(steps))
-    _, mean, variance = gaussian_states(25 + q**2 * order, y, np.arange(steps), r)
     difference = np.eye(steps) - np.eye(steps, k=-1)
     prior = difference.T @ np.diag([1 / 25] + [1 / q**2] * (steps - 1)) @ difference
     covariance = np.linalg.inv(prior + np.eye(steps) / r**2)
-    np.testing.assert_allclose(mean, covariance @ y / r**2, rtol=1e-8, atol=1e-10)
-    np.testing.assert_allclose(variance, np.diag(covariance), rtol=1e-8)
+    evidence = multivariate_normal(np.zeros(steps), 25 + q**2 * order + r**2 * np.eye(steps)).logpdf(y)
+    found = gaussian_states(25 + q**2 * order, y, np.arange(steps), r)
+    walk = random_walk(y, np.array([q]), np.array([r]))
+    for log_evidence, mean, variance in (found, tuple(v[0] for v in walk)):
+        np.testing.assert_allclose(mean, covariance @ y / r**2, rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(variance, np.diag(covariance), rtol=1e-8)
+        assert log_evidence == pytest.approx(evidence + steps / 2 * np.log(2 * np.pi))
 
 
 def test_quadrature_of_a_normal():
