@@ -86,7 +86,7 @@ target(name="logistic_100_columns")(partial(logistic, 1000, 100, 102))
 target(name="logistic_1000_columns")(partial(logistic, 5000, 1000, 103))
 
 
-def horseshoe(rows: int, columns: int, seed: int) -> Case:
+def horseshoe(rows: int, columns: int, seed: int, keep: int = 15_000) -> Case:
     """beta_j ~ N(0, (lambda_j tau)²), half-Cauchy lambda_j and tau, unit noise.
 
     lambda_j has a posterior with tail lambda⁻³ and no variance, so log lambda and log tau are compared. The truth is by
@@ -123,7 +123,7 @@ def horseshoe(rows: int, columns: int, seed: int) -> Case:
         return out
 
     def reference(rng):
-        runs = [chain(r, 5_000, 15_000, 6) for r in rng.spawn(4)]
+        runs = [chain(r, keep // 3, keep, 6) for r in rng.spawn(4)]
         return {k: np.stack([r[k] for r in runs]) for k in runs[0]}
 
     return Case(

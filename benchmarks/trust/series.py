@@ -158,3 +158,17 @@ def counts_with_drift() -> Case:
         numpyro.sample("y", dist.Poisson(jnp.exp(log_rate)), obs=y)
 
     return Case(model, {"y": y}, reference=model, compared=("start", "scale", "log_rate"))
+
+
+@target()
+def random_walk_1000() -> Case:
+    """A thousand states with scales known, seen with noise: Gaussian, by ``random_walk``."""
+    rng = np.random.default_rng(86)
+    y = np.cumsum(rng.normal(0, 0.2, 1000)) + rng.normal(0, 0.9, 1000)
+
+    def density(x, y):
+        steps = -0.5 * jnp.sum((x[1:] - x[:-1]) ** 2) / 0.2**2
+        return steps - 0.5 * (x[0] / 5) ** 2 - 0.5 * jnp.sum((y - x) ** 2) / 0.9**2
+
+    _, mean, variance = random_walk(y, np.array([0.2]), np.array([0.9]))
+    return Case(lb.LogDensity(density, {"x": real(1000)}), {"y": y}, {"x": (mean[0], np.sqrt(variance[0]))})

@@ -11,6 +11,7 @@ from scipy.stats import multivariate_normal
 from benchmarks.trust.hierarchies import groups
 from benchmarks.trust.quadrature import mixture, moments
 from benchmarks.trust.registry import REGISTRY, names
+from benchmarks.trust.regressions import horseshoe
 from benchmarks.trust.score import MEAN, SD, answer, confusion, errors, shares, summary, wrong
 from benchmarks.trust.series import gaussian_states, random_walk
 from benchmarks.trust.target import Case, Moments
@@ -182,6 +183,28 @@ def test_groups_with_unknown_noise_agree_with_a_gibbs_sampler():
         batches = values.mean(1)  # a thousand sweeps each: nearly independent
         z = (batches.mean(0) - expected) / (batches.std(0, ddof=1) / np.sqrt(20))
         assert np.abs(z).max() < 5
+
+
+def test_horseshoe_sampler_agrees_with_importance_sampling():
+    """Three columns: beta integrated out, y ~ N(0, I + X diag((lambda tau)²) Xᵀ), scales drawn from their prior."""
+    case = horseshoe(12, 3, 6, keep=2500)
+    out = case.look(case.reference(np.random.default_rng(4)))
+    x, y, rng = case.data["x"], case.data["y"], np.random.default_rng(5)
+    local, tau = np.abs(rng.standard_cauchy((400_000, 3))), np.abs(rng.standard_cauchy(400_000))
+    # In the basis of X's Gram matrix: precision G + diag(1/(lambda tau)²) of beta, log evidence by its determinant.
+    scale = (local * tau[:, None]) ** 2
+    precision = x.T @ x + np.eye(3) / np.maximum(scale, 1e-200)[:, None, :]
+    mean = np.linalg.solve(precision, np.broadcast_to(x.T @ y, (len(tau), 3))[..., None])[..., 0]
+    log_w = 0.5 * mean @ (x.T @ y) - 0.5 * np.linalg.slogdet(precision)[1] - 0.5 * np.log(scale).sum(1)
+    w = np.exp(log_w - log_w.max())
+    w /= w.sum()
+    assert 1 / (w**2).sum() > 2000
+    for k, exact in {"beta": mean, "log lambda": np.log(local), "log tau": np.log(tau)}.items():
+        estimate = np.tensordot(w, exact, 1)
+        error = np.sqrt(np.tensordot(w**2, (exact - estimate) ** 2, 1))
+        batches = out[k].reshape(40, 250, *exact.shape[1:]).mean(1)
+        total = np.sqrt(error**2 + batches.var(0, ddof=1) / 40)
+        assert np.max(np.abs(estimate - batches.mean(0)) / total) < 5, k
 
 
 def test_states_of_a_random_walk_agree_with_the_whole_joint_precision():
