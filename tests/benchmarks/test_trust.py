@@ -108,21 +108,14 @@ def test_truth_agrees_with_a_grid_over_the_model_itself(name):
     "name",
     [
         "funnel",
-        "funnel_noncentered",
-        "funnel_narrow",
         "banana_strong",
-        "student_3",
-        "student_5",
         "student_multivariate",
-        "laplace",
         "gumbel",
         "gammas",
-        "betas",
         "dirichlet_sparse",
         "uniform_box",
         "lkj_prior",
         "spike_and_slab",
-        "crossed_cigars",
     ],
 )
 def test_exact_draws_are_accurate(name):
