@@ -174,3 +174,19 @@ def raw_units_regression() -> Case:
     a1, b1 = a + n / 2, b + rest / 2
     sd = np.sqrt(np.diag(np.linalg.inv(precision)) * b1 / (a1 - 1))
     return Case(model, {"x": x, "y": y}, {"tau": (a1 / b1, np.sqrt(a1) / b1), "beta": (mean, sd)})
+
+
+@target()
+def poisson_rates_500() -> Case:
+    """Five hundred independent rates: Gamma(a + count, b + exposure) each, many of them with few counts."""
+    rng = np.random.default_rng(18)
+    exposure = rng.uniform(0.2, 6, 500)
+    counts = rng.poisson(exposure * rng.gamma(2.0, 1 / 1.2, 500)).astype(float)
+
+    def model(counts, exposure):
+        with numpyro.plate("units", 500):
+            rate = numpyro.sample("rate", dist.Gamma(2.0, 1.2))
+            numpyro.sample("counts", dist.Poisson(rate * exposure), obs=counts)
+
+    a, b = 2.0 + counts, 1.2 + exposure
+    return Case(model, {"counts": counts, "exposure": exposure}, {"rate": (a / b, np.sqrt(a) / b)})

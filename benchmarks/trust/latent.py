@@ -12,17 +12,20 @@ import numpyro.distributions as dist
 from benchmarks.trust.target import Case, target
 
 
-def kernel(x: np.ndarray, scale: float, length: float) -> np.ndarray:
-    """Squared exponential, a little jitter."""
-    return scale**2 * np.exp(-0.5 * (np.subtract.outer(x, x) / length) ** 2) + 1e-6 * np.eye(len(x))
+def kernel(x: np.ndarray, scale: float, length: float, power: int = 2) -> np.ndarray:
+    """scale² exp(-|d/length|^power / power), a little jitter: 2 is the squared exponential, 1 Ornstein-Uhlenbeck."""
+    distance = np.abs(np.subtract.outer(x, x)) / length
+    return scale**2 * np.exp(-(distance**power) / power) + 1e-6 * np.eye(len(x))
 
 
-def gaussian_process(n: int, scale: float, length: float, noise: float, centred: bool, seed: int) -> Case:
+def gaussian_process(
+    n: int, scale: float, length: float, noise: float, centred: bool, seed: int, power: int = 2
+) -> Case:
     """f ~ N(0, K), y ~ N(f, noise²), hyperparameters given: mean K (K + noise² I)⁻¹ y, covariance
     K - K (K + noise² I)⁻¹ K. Centred, f itself is the latent; else f = L z."""
     rng = np.random.default_rng(seed)
     x = np.sort(rng.uniform(0, 10, n))
-    k = kernel(x, scale, length)
+    k = kernel(x, scale, length, power)
     root = np.linalg.cholesky(k)
     y = root @ rng.normal(size=n) + noise * rng.normal(size=n)
 
@@ -41,6 +44,7 @@ def gaussian_process(n: int, scale: float, length: float, noise: float, centred:
 
 target(name="gp_500_whitened")(partial(gaussian_process, 500, 1.5, 0.4, 0.5, False, 121))
 target(name="gp_120_centred")(partial(gaussian_process, 120, 0.8, 0.15, 0.3, True, 122))
+target(name="gp_500_centred")(partial(gaussian_process, 500, 1.0, 2.0, 0.4, True, 125, 1))
 
 
 @target()

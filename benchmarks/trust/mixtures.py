@@ -13,7 +13,7 @@ from jax.scipy.special import logsumexp
 import lowerbound as lb
 from benchmarks.trust.quadrature import box, moments
 from benchmarks.trust.shapes import real
-from benchmarks.trust.target import Case, target
+from benchmarks.trust.target import Case, target, unobserved
 
 
 def spherical(weight: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> Case:
@@ -66,6 +66,7 @@ def three_modes_10d() -> Case:
 def spike_and_slab() -> Case:
     """0.3 N(0, 0.05²) + 0.7 N(0, 2²) in each of three coordinates; E x = 0, Var x = 0.3·0.05² + 0.7·4."""
 
+    @unobserved
     def model():
         parts = dist.Normal(jnp.zeros((3, 2)), jnp.array([0.05, 2.0]))
         numpyro.sample(
@@ -79,6 +80,7 @@ def spike_and_slab() -> Case:
 def crossed_cigars() -> Case:
     """Two Gaussians at one place, correlations +0.97 and -0.97: margins are standard normals, uncorrelated."""
 
+    @unobserved
     def model():
         roots = np.array([[[1, 0], [r, np.sqrt(1 - r * r)]] for r in (0.97, -0.97)])
         parts = dist.MultivariateNormal(jnp.zeros((2, 2)), scale_tril=jnp.asarray(roots))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -63,14 +63,17 @@ def logistic(rows: int, columns: int, seed: int) -> Case:
         beta = numpyro.sample("beta", dist.Normal(0, 1).expand([x.shape[1]]).to_event(1))
         numpyro.sample("y", dist.Bernoulli(logits=x @ beta), obs=y)
 
-    centre = np.zeros(columns)
-    for _ in range(30):  # Newton
-        p = special.expit(x @ centre)
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + np.eye(columns)
-        centre = centre + np.linalg.solve(hessian, x.T @ (y - p) - centre)
-    root = np.linalg.inv(np.linalg.cholesky(hessian)).T
+    @cache
+    def laplace() -> tuple[np.ndarray, np.ndarray]:
+        centre, hessian = np.zeros(columns), np.eye(columns)
+        for _ in range(12):  # Newton
+            p = special.expit(x @ centre)
+            hessian = (x * (p * (1 - p))[:, None]).T @ x + np.eye(columns)
+            centre = centre + np.linalg.solve(hessian, x.T @ (y - p) - centre)
+        return centre, np.linalg.inv(np.linalg.cholesky(hessian)).T
 
     def reference(x, y):
+        centre, root = laplace()
         u = numpyro.sample("u", dist.ImproperUniform(dist.constraints.real_vector, (), (columns,)))
         beta = numpyro.deterministic("beta", centre + root @ u)
         numpyro.factor("prior", -0.5 * jnp.sum(beta**2))
@@ -83,7 +86,7 @@ target(name="logistic_100_columns")(partial(logistic, 1000, 100, 102))
 target(name="logistic_1000_columns")(partial(logistic, 5000, 1000, 103))
 
 
-def horseshoe(rows: int, columns: int, seed: int) -> Case:
+def horseshoe(rows: int, columns: int, seed: int, keep: int = 15_000) -> Case:
     """beta_j ~ N(0, (lambda_j tau)²), half-Cauchy lambda_j and tau, unit noise.
 
     lambda_j has a posterior with tail lambda⁻³ and no variance, so log lambda and log tau are compared. The truth is by
@@ -120,7 +123,7 @@ def horseshoe(rows: int, columns: int, seed: int) -> Case:
         return out
 
     def reference(rng):
-        runs = [chain(r, 5_000, 15_000, 6) for r in rng.spawn(4)]
+        runs = [chain(r, keep // 3, keep, 6) for r in rng.spawn(4)]
         return {k: np.stack([r[k] for r in runs]) for k in runs[0]}
 
     return Case(

@@ -1,11 +1,13 @@
 """Whether the verdicts are right: ``python -m benchmarks.trust [NAME ...] [--seeds 0,1,2,3,4] [--again] [--write]``.
 
-A NAME is a target or a theme. What has been measured with the same source is not measured again without ``--again``.
+A NAME is a target or a theme. What has been measured with the same source of library and
+target is not measured again without ``--again``.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -15,6 +17,7 @@ from benchmarks import process
 from benchmarks.results import Results, report
 from benchmarks.trust.registry import REGISTRY, names
 from benchmarks.trust.score import describe, summary, wrong
+from benchmarks.trust.target import STORED
 
 RESULTS = Results("trust", ("target", "seed"))
 SEEDS = (0, 1, 2, 3, 4)
@@ -41,7 +44,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def measured(name: str, seed: int) -> bool:
-    return RESULTS.rows().get((name, seed), {}).get("source") == process.source_hash()
+    row = RESULTS.rows().get((name, seed), {})
+    return (row.get("source"), row.get("definition")) == (process.source_hash(), definition(name))
+
+
+def definition(name: str) -> str:
+    """Of the target: the file of its theme, and its truth where that is stored."""
+    target = REGISTRY[name]
+    files = (Path(__file__).parent / f"{target.theme}.py", STORED / f"{name}.json")
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files if f.exists())).hexdigest()[:12]
 
 
 def measure(name: str, seeds: list[int], limit: float) -> None:
@@ -59,7 +70,7 @@ def measure(name: str, seeds: list[int], limit: float) -> None:
         rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     done = {r["seed"] for r in rows}
     rows += [{"error": out.get("error", "no answer"), "seed": s} for s in seeds if s not in done]
-    known = {"target": name, "kind": REGISTRY[name].kind, "theme": REGISTRY[name].theme}
+    known = {"definition": definition(name), "target": name, "kind": REGISTRY[name].kind, "theme": REGISTRY[name].theme}
     full: list[dict[str, Any]] = [
         known | {"source": process.source_hash()} | process.circumstances() | row for row in rows
     ]

@@ -84,6 +84,10 @@ def shares(rows: list[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
+def percent(share: float) -> str:
+    return "–" if np.isnan(share) else f"{share:.1%}"
+
+
 def describe(row: Mapping[str, Any]) -> str:
     """One failure or one run in a line."""
     if "error" in row:
@@ -103,8 +107,8 @@ def summary(rows: list[Mapping[str, Any]]) -> str:
     body = table(["answer", *COLUMNS], [[a, *(c[a, v] for v in COLUMNS)] for a in ROWS])
     lines = [
         f"Runs: {len(rows)}, of {len({r['target'] for r in rows})} targets. "
-        f"Vouched for and wrong: {s['wrong']}. Right and not trusted: {s['doubted']:.1%} of the accurate runs. "
-        f"Accurate and vouched for: {s['useful']:.1%} of the runs of proper targets.",
+        f"Vouched for and wrong: {s['wrong']}. Right and not trusted: {percent(s['doubted'])} of the accurate runs. "
+        f"Accurate and vouched for: {percent(s['useful'])} of the runs of proper targets.",
         "",
         body,
     ]

@@ -26,6 +26,26 @@ def gaussian_states(prior: np.ndarray, y: np.ndarray, seen: np.ndarray, noise: f
     return log_evidence, gain.T @ white, np.diag(prior) - (gain**2).sum(0)
 
 
+def random_walk(y: np.ndarray, q: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log evidence ``[m]``, mean and variance ``[m, T]`` of the states of a random walk, at points (q, r) ``[m]``.
+
+    x_1 ~ N(0, 5²), x_t ~ N(x_{t-1}, q²), y_t ~ N(x_t, r²): the states' covariance is K = 25 11ᵀ + q² M, M the random
+    walk's from zero. With M = U diag(l) Uᵀ, v = Uᵀ1, d = q² l + r², the matrix K + r² I is U (diag(d) + 25 v vᵀ) Uᵀ,
+    whose inverse is by Sherman and Morrison. x given y has mean y - r² (K + r² I)⁻¹ y and covariance
+    r² I - r⁴ (K + r² I)⁻¹.
+    """
+    steps = np.arange(len(y))
+    lengths, turn = np.linalg.eigh(np.minimum.outer(steps, steps).astype(float))
+    d = q[:, None] ** 2 * np.maximum(lengths, 0) + r[:, None] ** 2
+    ones, data = turn.sum(0), turn.T @ y
+    reach = 1 + 25 * (ones**2 / d).sum(1)
+    side = ones / d
+    solved = data / d - side * (25 * (side @ data) / reach)[:, None]
+    log_evidence = -0.5 * (solved @ data) - 0.5 * np.log(d).sum(1) - 0.5 * np.log(reach)
+    inverse = (1 / d) @ (turn.T**2) - (side @ turn.T) ** 2 * (25 / reach)[:, None]
+    return log_evidence, y - r[:, None] ** 2 * (solved @ turn.T), r[:, None] ** 2 - r[:, None] ** 4 * inverse
+
+
 @target()
 def ar1_100() -> Case:
     """A stationary AR(1), phi = 0.99, variance 1/(1 - phi²), 100 steps, nothing seen: mean 0, sd 7.09."""
@@ -57,7 +77,8 @@ def ar1_100_with_gaps() -> Case:
 
 def local_level(steps: int, q: float, r: float, centred: bool, seed: int) -> Case:
     """x_1 ~ N(0, 5²), x_t ~ N(x_{t-1}, q²), y_t ~ N(x_t, r²), q, r ~ HalfNormal(1): the states are Gaussian given
-    (q, r), their covariance 25 + q² min(s, t); quadrature over (log q, log r) with all states integrated out."""
+    (q, r), see
+    ``random_walk``; quadrature over (log q, log r) with all states integrated out."""
     rng = np.random.default_rng(seed)
     y = 3 + np.cumsum(rng.normal(0, q, steps)) + rng.normal(0, r, steps)
 
@@ -77,16 +98,11 @@ def local_level(steps: int, q: float, r: float, centred: bool, seed: int) -> Cas
         numpyro.factor("steps", dist.Normal(x[:-1], q).log_prob(x[1:]).sum())
         numpyro.sample("y", dist.Normal(x, r), obs=y)
 
-    order = np.minimum.outer(np.arange(steps), np.arange(steps))
-    axes = np.linspace(np.log(q) - 2.2, np.log(q) + 1.5, 45), np.linspace(np.log(r) - 1.2, np.log(r) + 0.9, 45)
-    log_q, log_r = box(*axes)
-    rows = [
-        gaussian_states(25 + np.exp(2 * a) * order, y, np.arange(steps), np.exp(b))
-        for a, b in zip(log_q, log_r, strict=True)
-    ]
-    log_density = np.array([e for e, _, _ in rows]) + log_q + log_r - (np.exp(2 * log_q) + np.exp(2 * log_r)) / 2
-    x = mixture(log_density, np.stack([m for _, m, _ in rows]), np.stack([v for _, _, v in rows]))
-    truth = {"q": moments(log_density, np.exp(log_q)), "r": moments(log_density, np.exp(log_r)), "x": x}
+    log_q, log_r = box(np.linspace(-9, 1.2, 350), np.linspace(np.log(r) - 2, np.log(r) + 1, 60))
+    q_, r_ = np.exp(log_q), np.exp(log_r)
+    log_evidence, mean, variance = random_walk(y, q_, r_)
+    log_density = log_evidence + log_q + log_r - (q_**2 + r_**2) / 2
+    truth = {"q": moments(log_density, q_), "r": moments(log_density, r_), "x": mixture(log_density, mean, variance)}
     return Case(centred_states if centred else noncentred, {"y": y}, truth)
 
 
@@ -142,3 +158,17 @@ def counts_with_drift() -> Case:
         numpyro.sample("y", dist.Poisson(jnp.exp(log_rate)), obs=y)
 
     return Case(model, {"y": y}, reference=model, compared=("start", "scale", "log_rate"))
+
+
+@target()
+def random_walk_1000() -> Case:
+    """A thousand states with scales known, seen with noise: Gaussian, by ``random_walk``."""
+    rng = np.random.default_rng(86)
+    y = np.cumsum(rng.normal(0, 0.2, 1000)) + rng.normal(0, 0.9, 1000)
+
+    def density(x, y):
+        steps = -0.5 * jnp.sum((x[1:] - x[:-1]) ** 2) / 0.2**2
+        return steps - 0.5 * (x[0] / 5) ** 2 - 0.5 * jnp.sum((y - x) ** 2) / 0.9**2
+
+    _, mean, variance = random_walk(y, np.array([0.2]), np.array([0.9]))
+    return Case(lb.LogDensity(density, {"x": real(1000)}), {"y": y}, {"x": (mean[0], np.sqrt(variance[0]))})
