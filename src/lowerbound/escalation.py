@@ -96,7 +96,8 @@ class Escalation:
         family, algorithm: Of the fit.
         seed, num_draws: Of the fit.
         enabled: Whether anything may be tried.
-        record: Called with an :class:`~lowerbound.algorithms.Info` when a step begins.
+        record: Called with each :class:`~lowerbound.algorithms.Info` of what is tried.
+        say: Called with a few words when something begins.
     """
 
     run: Run
@@ -106,6 +107,7 @@ class Escalation:
     num_draws: int | None
     enabled: bool
     record: Callable[[Info], None]
+    say: Callable[[str], None]
 
     def __post_init__(self) -> None:
         self.trials: list[Trial] = []
@@ -113,10 +115,15 @@ class Escalation:
     def __call__(self, first: Attempt) -> tuple[Attempt, Assessment]:
         """The best attempt, and its assessment."""
         best, others = first, []
-        if self._may(best) and not best.weighed.verdict.trusted:
+        doubted = not best.weighed.verdict.trusted
+        if self._may(best) and doubted:
             best, others = self._recentre(best)
-        self._say("checking with short chains")
+        self.say("checking with short chains")
         assessment = assess(best.weighed, self.seed)
+        if self._may(best) and not doubted and not assessment.verdict.trusted:  # the chains saw what weights did not
+            best, others = self._recentre(best)
+            if best is not first:
+                assessment = assess(best.weighed, self.seed)
         for other in others:  # coordinates that gained less may be those in which chains mix
             if assessment.verdict.trusted or first.kernel.late:
                 break
@@ -139,13 +146,13 @@ class Escalation:
         reason = (
             f"{first.weighed.verdict.sentence} The scale or location of {', '.join(names)} depends on other latents."
         )
-        self._say(f"trying {', '.join(names)} non-centred")
+        self.say(f"trying {', '.join(names)} non-centred")
         kernel = Kernel(model.moved(dict.fromkeys(names, 0.0)), deadline=first.kernel.deadline)
         free = self._attempt(kernel, tuple(f"{n} (non-centred)" for n in names))
         best = self._better(first, free, "non-centred", reason, began)
         if free is None or not isinstance(free.q, GaussianBlock):
             return best, []
-        if best.weighed.verdict.trusted or first.kernel.late:
+        if (best is free and best.weighed.verdict.trusted) or first.kernel.late:
             return best, []
         # 1 - Var(z~ | rest), from the diagonal of the precision.
         # S^{-1} = L^{-T} L^{-1}, whose diagonal is that of the squared lengths of L^{-1}'s columns.
@@ -159,7 +166,7 @@ class Escalation:
         if max(float(np.max(c)) for c in centredness.values()) == 0:
             return best, [free] if best is not free else []
         began = time.perf_counter()
-        self._say("trying each element as centred as its data ask for")
+        self.say("trying each element as centred as its data ask for")
         some = tuple(f"{n} (centredness {_range(c)})" for n, c in centredness.items())
         partly = self._attempt(kernel.rebind(model.moved(centredness)), some)
         reason = "some elements are known better from their data than from their prior"
@@ -192,7 +199,7 @@ class Escalation:
             if kernel.late:
                 break
             began, reason = time.perf_counter(), assessment.verdict.sentence
-            self._say(f"trying the family {name}")
+            self.say(f"trying the family {name}")
             q = fit(np.random.default_rng([self.seed, 4]))
             new = None
             if q is not None:
@@ -233,9 +240,6 @@ class Escalation:
             and attempt.q.noise_dimension > 0
             and not attempt.kernel.late
         )
-
-    def _say(self, phase: str) -> None:
-        self.record(Info(phase, 0))
 
     @staticmethod
     def _corrected(attempt: Attempt, assessment: Assessment) -> Assessment:

@@ -147,6 +147,7 @@ def fit(
             num_draws,
             escalate,
             record,
+            lambda phase: display.update(phase, {"evaluations": kernel.evaluations}),
         )
         with np.errstate(all="ignore"):  # what is not finite is dealt with, not warned of
             q, status, modes, missing = run(chosen, kernel, chosen_family, seed, record)

@@ -61,11 +61,15 @@ class Info(NamedTuple):
 
 
 class Mode(NamedTuple):
-    """A local solution: a Gaussian and its ELBO."""
+    """A local solution: a Gaussian, its ELBO, and whether it is about another peak of the density.
+
+    Along a curved ridge the ELBO has several maxima though the density has one: those are not separate.
+    """
 
     mean: np.ndarray
     covariance: np.ndarray
     elbo: float
+    separate: bool = True
 
 
 def check_positive(owner: str, **options: float) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from lowerbound.algorithms.base import Mode
 from lowerbound.algorithms.pattern import Iterate
-from lowerbound.algorithms.search import End
+from lowerbound.algorithms.search import End, Search
 from lowerbound.kernel import Kernel
 
 #: Nats by which a mode's ELBO may be lower and it still matters: e^-12 of the mass.
@@ -23,17 +23,21 @@ _GAP = 12.0
 _ALIKE = 3.0
 #: Batches of searches, at most.
 _BATCHES = 4
+#: Nats that a search for the peak itself may still promise, and sds between two peaks that are one.
+_EXACT, _NEAR = 1e-3, 0.5
 #: Nats by which the density dips between two points of different modes.
 _DIP = 1.0
 
 
 @dataclass(eq=False)
 class Census:
-    """Modes met so far, and how many searches ended in each."""
+    """Local solutions met so far, which peak of the density each is about, and how many searches ended there."""
 
     kernel: Kernel
     found: list[Iterate]
     hits: list[int] = field(default_factory=lambda: [0])
+    peaks: list[np.ndarray | None] = field(default_factory=list)
+    owner: list[int] = field(default_factory=lambda: [0])
     batches: int = 0
     grown: bool = False
 
@@ -45,8 +49,7 @@ class Census:
                 continue
             there = walk(end)
             if there is not None and not self._seen(there.q.mean):
-                self.found.append(there)
-                self.hits.append(1)
+                self._add(there, end.x)
         self.batches += 1
         self.grown = len(self.found) > before
 
@@ -62,17 +65,54 @@ class Census:
         value = self.kernel(a + np.linspace(0, 1, 11)[:, None] * (b - a))[0]
         return not value[1:-1].min() < min(value[0], value[-1]) - _DIP
 
+    def _add(self, there: Iterate, x: np.ndarray) -> None:
+        if not self.peaks:
+            self.peaks = [self._peak(m, m.q.mean) for m in self.found]
+        peak = self._peak(there, x)
+        owner = len(self.found)
+        for i in sorted(set(self.owner)):
+            if self._same(self.peaks[i], peak, self.found[i], there):
+                owner = i
+                break
+        self.found.append(there)
+        self.hits.append(1)
+        self.peaks.append(peak)
+        self.owner.append(owner)
+
+    def _peak(self, mode: Iterate, x: np.ndarray) -> np.ndarray | None:
+        """The maximum of the density uphill from x; None where it rises without end."""
+        search = Search(self.kernel, np.random.default_rng(0), starts=x[None], tolerance=0.01 * _EXACT, max_steps=300)
+        while not search.done:
+            search.step()
+        g = search.gradient[0]
+        # What a Newton step in the mode's own metric still promises.
+        return search.x[0] if 0.5 * g @ mode.q.natural(g[None])[0] < _EXACT else None
+
+    def _same(self, a: np.ndarray | None, b: np.ndarray | None, of_a: Iterate, of_b: Iterate) -> bool:
+        """Whether two peaks are one: next to each other in either Gaussian's sds, or with no dip between them."""
+        if a is None or b is None:
+            return a is b  # both without end: the same end, as far as can be told
+        near = min(float((m.whiten(a - b) ** 2).sum()) for m in (of_a, of_b))
+        return near < _NEAR**2 or self._connected(a, b)
+
     @property
     def complete(self) -> bool:
         """Whether there is a single mode, or the last batch met none that is new, or it has been long enough."""
         return len(self.found) == 1 or not self.grown or self.batches >= _BATCHES
 
     def result(self) -> tuple[Iterate, list[Mode], float]:
-        """The best mode, the others that matter, and the estimated share of searches that would find a new one."""
+        """The best, the others that matter, and the estimated share of searches that would find a new peak."""
         order = sorted(range(len(self.found)), key=lambda i: -self.found[i].elbo)
         best = self.found[order[0]]
         near = [i for i in order if self.found[i].elbo > best.elbo - _GAP]
-        others = [self.found[i] for i in near[1:]]
-        once = sum(self.hits[i] <= 1 for i in near if self.found[i].elbo > best.elbo - _ALIKE)
-        missing = once / max(sum(self.hits[i] for i in near), 1) if others else 0.0
-        return best, [Mode(o.q.mean, o.q.covariance(), o.elbo) for o in others], missing
+        hits: dict[int, int] = {}
+        for i in near:
+            hits[self.owner[i]] = hits.get(self.owner[i], 0) + self.hits[i]
+        alike = {self.owner[i] for i in near if self.found[i].elbo > best.elbo - _ALIKE}
+        once = sum(hits[o] <= 1 for o in alike)
+        missing = once / max(sum(hits.values()), 1) if len(hits) > 1 else 0.0
+        home = self.owner[order[0]]
+        others = [
+            Mode(m.q.mean, m.q.covariance(), m.elbo, self.owner[i] != home) for i in near[1:] for m in [self.found[i]]
+        ]
+        return best, others, missing

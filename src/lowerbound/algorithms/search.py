@@ -55,6 +55,7 @@ class Search:
         tolerance: A search ends when its next step promises less than this many nats.
         about: A Gaussian: start far out from it, on all sides, with its covariance for the inverse curvature. By
             default the starts are spread about the origin.
+        starts: Points ``[s, p]`` to start from instead.
     """
 
     def __init__(
@@ -65,12 +66,16 @@ class Search:
         max_steps: int = 200,
         tolerance: float = 0.02,
         about: GaussianBlock | None = None,
+        starts: np.ndarray | None = None,
     ):
         self.kernel, self.rng = kernel, rng
         self.max_steps, self.tolerance = max_steps, tolerance
         self.iteration = 0
         self._limit: int | None = None
-        if about is None:
+        if starts is not None:
+            self.x = np.array(starts, float)
+            self.value, self.gradient = kernel(self.x)
+        elif about is None:
             self.x, self.value, self.gradient = starting_points(kernel, rng)
         else:
             self.x, self.value, self.gradient = surrounding_points(kernel, rng, about)

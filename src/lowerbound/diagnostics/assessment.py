@@ -130,8 +130,8 @@ def weigh_up(
         flat = tuple(flat_sites(kernel, weighted.draws[: kernel.batch]) or _widest(kernel, q))
     names = kernel.model.coordinate_names()
     verdict = judge(status, rule, weighted, modes, shift, names, missing=missing, flat=flat)
-    if modes:
-        verdict = dataclasses.replace(verdict, modes=_masses(q, modes, weighted))
+    if apart := [m for m in modes if m.separate]:
+        verdict = dataclasses.replace(verdict, modes=_masses(q, apart, weighted))
     if status is Status.NOT_FINITE or weighted.bad > 0:
         worst = np.argsort(np.isfinite(weighted.log_density), kind="stable")
         found = culprits(kernel, weighted.draws[worst[: kernel.batch]])
@@ -148,15 +148,15 @@ def assess(weighed: Weighed, seed: int) -> Assessment:
     kernel, q, modes, verdict, weighted = weighed.kernel, weighed.q, weighed.modes, weighed.verdict, weighed.weighted
     if weighted is None or weighed.shift is None:
         return _point(q, verdict)
-    chains = None
+    chains, several = None, any(m.separate for m in modes)
     if not verdict.fatal:
         budget = int(max(weighed.evaluations, _FREE / max(kernel.flops, _OVERHEAD + kernel.dimension**2)))
         chains = run_chains(kernel, q, weighted, np.random.default_rng([seed, 3]), modes=modes, budget=budget)
-        if chains is not None and modes and not chains.mixed:
+        if chains is not None and several and not chains.mixed:
             chains = None  # they stay where they began, as chains do between modes: nothing is said
         if chains is not None:
             verdict = _checked(verdict, chains, q, weighed.shift, weighted, kernel.model.coordinate_names())
-    return _report(kernel, verdict, weighted, chains, one_mode=not modes)
+    return _report(kernel, verdict, weighted, chains, one_mode=not several)
 
 
 def _checked(verdict: Verdict, chains: Chains, q: Block, shift: Shift, weighted: Weighted, names: list[str]) -> Verdict:

@@ -25,7 +25,7 @@ Cost: about 6 kernel calls a transition, 60 to 250 transitions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import ndtri
@@ -34,7 +34,7 @@ from lowerbound.algorithms.base import Mode
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.control_variates import Moments, controlled_moments, effective_draws, split, spreads
 from lowerbound.diagnostics.importance import Weighted
-from lowerbound.families import Block, DenseGaussian, DiagonalGaussian, GaussianBlock
+from lowerbound.families import Block, DenseGaussian, DiagonalGaussian, GaussianBlock, TransportedBlock
 from lowerbound.kernel import Kernel
 
 #: Transitions after which the chains are looked at, the first of them without those of the warm-up.
@@ -134,9 +134,11 @@ class Drift:
     log_sd_se: np.ndarray
 
     def beyond(self, allowed: float, level: float = 0.01) -> np.ndarray:
-        """Coordinates that have moved by more than ``allowed``, at this level for all tests together (Bonferroni)."""
+        """Coordinates that have moved by more than ``allowed``, and more than noise would at this level for all tests
+        together (Bonferroni)."""
         z = -ndtri(level / (4 * len(self.mean)))  # two-sided, for the mean and for the sd of each
-        return (np.abs(self.mean) > allowed + z * self.mean_se) | (np.abs(self.log_sd) > allowed + z * self.log_sd_se)
+        mean = np.abs(self.mean) > np.maximum(allowed, z * self.mean_se)
+        return mean | (np.abs(self.log_sd) > np.maximum(allowed, z * self.log_sd_se))
 
     @property
     def size(self) -> np.ndarray:
@@ -181,10 +183,16 @@ def run_chains(
     """
     count = max(32, kernel.batch)
     spent = kernel.evaluations + budget
+    if isinstance(q, TransportedBlock):
+        return _transported(kernel, q, weighted, rng, count, spent)
     begin = _begin(q, modes, weighted, count, rng)
     if begin is None:
         return None
-    walkers = _Walkers(kernel, rng, *begin)
+    return _paced(_Walkers(kernel, rng, *begin), spent)
+
+
+def _paced(walkers: _Walkers, spent: int) -> Chains | None:
+    """Chains at the first pace, and at a finer one where that was not enough."""
     chains: Chains | None = None
     for accept, most_steps in _PACES:
         walkers.accept, walkers.most_steps = accept, most_steps
@@ -195,6 +203,63 @@ def run_chains(
         if chains.mixed or chains.r_hat > _APART:
             break
     return chains
+
+
+def _transported(
+    kernel: Kernel, q: TransportedBlock, weighted: Weighted, rng: np.random.Generator, count: int, spent: int
+) -> Chains | None:
+    """Chains in the noise e of q = T(e), e ~ N(0, I), where the posterior is as near to normal as q is to it.
+
+    The target there has log density log p(T(e)) + log |det T'(e)| (Parno & Marzouk 2018; Hoffman et al. 2019).
+    """
+    mapped = _Transported(kernel, q)
+    weight = np.exp(weighted.smoothed)
+    if weighted.effective >= 100:
+        start = q.noise_of(weighted.draws[rng.choice(len(weight), count, p=weight / weight.sum())])
+    else:
+        start = rng.standard_normal((count, q.noise_dimension))
+    if not np.isfinite(start).all():
+        return None
+    p = q.dimension
+    found = _paced(_Walkers(mapped, rng, start, DiagonalGaussian(np.zeros(p), np.ones(p))), spent)
+    if found is None:
+        return None
+    steps = len(found.draws)
+    states = np.asarray(q.transform(found.draws.reshape(-1, p)))
+    value, gradient = kernel(states)
+    covariance = np.atleast_2d(np.cov(states.T))
+    draws, scores = states.reshape(steps, -1, p), (gradient @ covariance).reshape(steps, -1, p)
+    moments = controlled_moments(draws, scores, np.diagonal(covariance).copy())
+    r_hat, worst, effective = mixing(draws)
+    return replace(
+        found,
+        draws=draws,
+        log_density=value.reshape(steps, -1),
+        moments=moments,
+        r_hat=r_hat,
+        worst=worst,
+        effective=min(effective, found.effective),
+    )
+
+
+class _Transported:
+    """The log density in q's noise, with what the chains ask of a kernel."""
+
+    def __init__(self, kernel: Kernel, q: TransportedBlock):
+        self.kernel, self.q, self.batch = kernel, q, kernel.batch
+
+    @property
+    def evaluations(self) -> int:
+        return self.kernel.evaluations
+
+    @property
+    def late(self) -> bool:
+        return self.kernel.late
+
+    def __call__(self, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        value, gradient = self.kernel(np.asarray(self.q.transform(e)))
+        log_det, score = self.q.pull_back(e, gradient)
+        return value + log_det, score
 
 
 def _run(walkers: _Walkers, spent: int) -> Chains | None:
@@ -273,7 +338,7 @@ class _Walkers:
     energy w' S^{-1} w / 2. The same trajectories, and any form of S will do.
     """
 
-    def __init__(self, kernel: Kernel, rng: np.random.Generator, x: np.ndarray, metric: GaussianBlock):
+    def __init__(self, kernel: Kernel | _Transported, rng: np.random.Generator, x: np.ndarray, metric: GaussianBlock):
         self.kernel, self.rng, self.metric = kernel, rng, metric
         self.x = x
         self.value, self.gradient = kernel(x)

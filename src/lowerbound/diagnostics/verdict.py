@@ -143,6 +143,7 @@ def judge(
     """
     w = weighted
     gap = Estimate(w.gap, w.gap_se)
+    apart = [m for m in modes if m.separate]
     reasons: list[str] = []
     parameters: tuple[str, ...] = ()
     next_step = ""
@@ -191,7 +192,7 @@ def judge(
         and w.pareto_k < GOOD_K
         and w.bad == 0
         and not moved
-        and not modes
+        and not apart
     ):
         verdict = VerdictStatus.TRUSTED
         sentence = "q matches the posterior; its draws can be used as they are."
@@ -213,7 +214,7 @@ def judge(
         if w.log_evidence_se >= EVIDENCE_SE:
             why.append(f"the log evidence is known to {w.log_evidence_se:.2g} nats only")
         if missing > MISSING:
-            why.append(f"{len(modes) + 1} modes were found, many of them once: there are probably more")
+            why.append(f"{len(apart) + 1} modes were found, many of them once: there are probably more")
         if not shift.agree:
             why.append("two halves of the weighted draws disagree")
         sentence = "q does not match the posterior and could not be corrected: " + ", ".join(why) + "."
@@ -225,9 +226,11 @@ def judge(
         estimated = f"estimated gap KL(q||p) = {max(gap.value, 0):.3g} ± {gap.se:.2g} nats{fisher}"
         reasons.append(f"ELBO {Estimate(w.elbo, w.elbo_se)}, {estimated}")
         reasons.append(f"{k_text}, {w.effective:.0f} effective of {len(w.draws)} weighted draws")
-    if modes:
-        lower = ", ".join(f"{w.elbo - m.elbo:.1f}" for m in modes)
-        reasons.append(f"{len(modes)} other mode(s) found, their ELBO lower by {lower} nats")
+    if apart:
+        lower = ", ".join(f"{w.elbo - m.elbo:.1f}" for m in apart)
+        reasons.append(f"{len(apart)} other mode(s) found, their ELBO lower by {lower} nats")
+    if len(apart) < len(modes):
+        reasons.append(f"{len(modes) - len(apart)} other local maxima of the ELBO about the same peak")
     if moved:
         reasons.append("weighting moves " + ", ".join(moved[:6]) + (" and others" if len(moved) > 6 else ""))
     return Verdict(

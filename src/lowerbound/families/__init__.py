@@ -1,7 +1,7 @@
 """q(z): blocks on the unconstrained space, and products of them."""
 
 from lowerbound.families.arrow import Arrow, ArrowGaussian, ArrowLayout
-from lowerbound.families.base import Block, Family, GaussianBlock
+from lowerbound.families.base import Block, Family, GaussianBlock, TransportedBlock
 from lowerbound.families.dense import Dense, DenseGaussian
 from lowerbound.families.diagonal import Diagonal, DiagonalGaussian
 from lowerbound.families.flow import Flow, FlowBlock
@@ -32,4 +32,5 @@ __all__ = [
     "ProductBlock",
     "SinhArcsinh",
     "SinhArcsinhBlock",
+    "TransportedBlock",
 ]

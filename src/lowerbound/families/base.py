@@ -104,6 +104,23 @@ class GaussianBlock(LocatedBlock):
         """The distribution of ``shift + scale * x``."""
 
 
+class TransportedBlock(Block):
+    """A smooth invertible map T of standard normal noise that is more than affine."""
+
+    @abstractmethod
+    def noise_of(self, x: Any) -> Any:
+        """T^{-1}(x) ``[s, d]``."""
+
+    @abstractmethod
+    def pull_back(self, noise: Any, gradient: Any) -> tuple[Any, Any]:
+        """log |det T'(e)| ``[s]``, and the gradient in e of f(T(e)) + log |det T'(e)| ``[s, d]``.
+
+        Args:
+            noise: e ``[s, d]``.
+            gradient: grad f at T(e) ``[s, d]``.
+        """
+
+
 class Family(ABC):
     """A set of distributions; builds its members."""
 

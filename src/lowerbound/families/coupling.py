@@ -121,6 +121,10 @@ class Couplings(NamedTuple):
         """The gradient with respect to the weights, from slopes at the outputs of :meth:`forward`."""
         return jax.vjp(lambda w: self.forward(w, noise), weights)[1]((slopes, log_det_slopes))[0]
 
+    def pull_draws(self, weights: Sequence[Any], noise: Any, slopes: Any) -> Any:
+        """The gradient with respect to the noise of slopes' f(e) + log |det f'(e)|, ``[n, k]``."""
+        return jax.vjp(lambda e: self.forward(weights, e), noise)[1]((slopes, jnp.ones(noise.shape[0], noise.dtype)))[0]
+
     # -- compiled, on the host --------------------------------------------------------------------
 
     def transform(self, weights: Sequence[Any], noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -146,6 +150,17 @@ class Couplings(NamedTuple):
                     t += np.asarray(g)
         return total
 
+    def pull_noise(self, weights: Sequence[Any], noise: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        """:meth:`pull_draws` on the host, in whole batches."""
+        run, out, more = program(self, "pull_draws"), np.empty_like(noise), -len(noise) % BATCH
+        noise, slopes = (np.concatenate([a, np.zeros((more, self.dimension))]) for a in (noise, slopes))
+        with float64():
+            weights = tuple(jax.device_put(np.asarray(w, np.float64)) for w in weights)
+            for i in range(0, len(out), BATCH):
+                n = min(BATCH, len(out) - i)
+                out[i : i + n] = np.asarray(run(weights, noise[i : i + BATCH], slopes[i : i + BATCH]))[:n]
+        return out
+
 
 @lru_cache(maxsize=64)
 def program(couplings: Couplings, method: str) -> Any:
@@ -153,7 +168,8 @@ def program(couplings: Couplings, method: str) -> Any:
     with float64():
         weights = tuple(jax.ShapeDtypeStruct(s, np.float64) for s in couplings.shapes())
         draws = jax.ShapeDtypeStruct((BATCH, couplings.dimension), np.float64)
-        rest = (draws, jax.ShapeDtypeStruct((BATCH,), np.float64)) if method == "pull" else ()
+        each = jax.ShapeDtypeStruct((BATCH,), np.float64)
+        rest = {"pull": (draws, each), "pull_draws": (draws,)}.get(method, ())
         return compile_once(getattr(couplings, method), weights, draws, *rest)[0]
 
 

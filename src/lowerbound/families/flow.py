@@ -28,7 +28,7 @@ import numpy as np
 
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.noise import matched_normals
-from lowerbound.families.base import Block, Family, GaussianBlock
+from lowerbound.families.base import Family, GaussianBlock, TransportedBlock
 from lowerbound.families.coupling import WEIGHTS, Couplings
 from lowerbound.families.linalg import LOG_2PI, namespace, solve_lower, standard_normal_log_prob
 
@@ -39,7 +39,7 @@ LAYERS, WIDTH = 8, 32
 
 
 @dataclass(frozen=True, eq=False)
-class FlowBlock(Block):
+class FlowBlock(TransportedBlock):
     """Coupling layers on k of d whitened coordinates.
 
     Args:
@@ -98,6 +98,19 @@ class FlowBlock(Block):
         run = self.couplings.invert if xp is np else self.couplings.inverse
         e, log_det = run(self.weights, v[:, :k])
         return standard_normal_log_prob(e) + standard_normal_log_prob(v[:, k:]) + log_det - self._log_det()
+
+    def noise_of(self, x: Any) -> Any:
+        k = self.couplings.dimension
+        v = solve_lower(self.scale_tril, (x - self.location)[..., np.asarray(self.order)].T).T
+        e, _ = self.couplings.invert(self.weights, v[:, :k])
+        return np.concatenate([e, v[:, k:]], -1)
+
+    def pull_back(self, noise: Any, gradient: Any) -> tuple[Any, Any]:
+        k = self.couplings.dimension
+        _, log_det = self._forward(noise)
+        slopes = gradient[:, np.asarray(self.order)] @ self.scale_tril
+        first = self.couplings.pull_noise(self.weights, noise[:, :k], slopes[:, :k])
+        return log_det + self._log_det(), np.concatenate([first, slopes[:, k:]], -1)
 
     def _log_det(self) -> Any:
         xp = namespace(self.scale_tril)

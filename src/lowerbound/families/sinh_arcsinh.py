@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from lowerbound.families.base import Family, LocatedBlock
+from lowerbound.families.base import Family, LocatedBlock, TransportedBlock
 from lowerbound.families.linalg import LOG_2PI, namespace, standard_normal_log_prob
 
 #: Bounds of |eps| and |log delta|. At delta = 1/3, tails are those of a cubed Gaussian: heavy, with every moment.
@@ -43,7 +43,7 @@ def _log_cosh(w: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class SinhArcsinhBlock(LocatedBlock):
+class SinhArcsinhBlock(LocatedBlock, TransportedBlock):
     """See the module.
 
     Args:
@@ -91,6 +91,21 @@ class SinhArcsinhBlock(LocatedBlock):
         # log r'(e) = log cosh w - log cosh t - log delta - log sigma.
         slope = _log_cosh(w) - _log_cosh(t) - xp.log(self.tail) - xp.log(sigma)
         return standard_normal_log_prob(xp.sinh(t)) - slope.sum(-1) - self._log_det()
+
+    def noise_of(self, x: Any) -> Any:
+        mu, sigma = self._moments()
+        w = np.arcsinh(mu + sigma * np.linalg.solve(self.scale, (x - self.location).T).T)
+        return np.sinh(self.tail * w - self.skewness)
+
+    def pull_back(self, noise: Any, gradient: Any) -> tuple[Any, Any]:
+        # With t = asinh e and w = (t + eps) / delta:  log r'(e) = log cosh w - log cosh t - log(delta sigma),
+        # dt/de = 1 / cosh t.
+        _, sigma = self._moments()
+        t = np.arcsinh(noise)
+        w = (t + self.skewness) / self.tail
+        log_slope = _log_cosh(w) - _log_cosh(t) - np.log(self.tail) - np.log(sigma)
+        bend = (np.tanh(w) / self.tail - np.tanh(t)) / np.cosh(t)
+        return log_slope.sum(-1) + self._log_det(), (gradient @ self.scale) * np.exp(log_slope) + bend
 
     def _log_det(self) -> Any:
         return namespace(self.scale).linalg.slogdet(self.scale)[1]
