@@ -16,6 +16,7 @@ from numpyro.distributions import constraints
 
 import lowerbound as lb
 from lowerbound import algorithms, families, gradients, objectives
+from lowerbound.families.coupling import Couplings
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,28 @@ FAMILIES = [
         families.ProductBlock((_dense2, _diagonal, _low_rank), _indices),
     ),
 ]
+_sinh_arcsinh = families.SinhArcsinhBlock(
+    np.array([1.0, -2.0, 0.5]),
+    np.array([[1.2, 0.3, -0.4], [0.1, 0.6, 0.2], [-0.5, 0.0, 2.0]]),
+    np.array([0.6, -1.1, 0.0]),
+    np.array([0.7, 1.4, 0.9]),
+)
+
+
+def _flow(d: int, first: tuple[int, ...], seed: int) -> families.FlowBlock:
+    rng = np.random.default_rng(seed)
+    order = np.array([*first, *(i for i in range(d) if i not in first)])
+    shapes = Couplings(len(first), 4, 8).shapes()
+    weights = (0.5 * rng.standard_normal(s) for s in shapes)
+    return families.FlowBlock(np.linspace(-1.0, 2.0, d), _lower(d, seed), order, *weights)
+
+
+#: Families with a density that is no Gaussian's: the laws of ``test_shaped.py``, and of ``test_backends.py``.
+SHAPED = [
+    Subject("sinh-arcsinh", families.SinhArcsinh(), _sinh_arcsinh),
+    Subject("flow", families.Flow(layers=4, width=8), _flow(3, (0, 1, 2), 31)),
+    Subject("flow on some", families.Flow((3, 1, 0), layers=4, width=8), _flow(5, (3, 1, 0), 32)),
+]
 #: Families without a density: the laws that need one do not apply.
 POINTS = [Subject("point mass", families.PointMass(), families.Point(np.array([1.0, -2.0, 3.0])))]
 #: Families that only become one when bound to a model.
@@ -97,6 +120,8 @@ ALGORITHMS = [
     Fitter("sample average, product", algorithms.SampleAverage, _product),
     Fitter("gradient VI, dense", lambda: algorithms.GradientVI(max_steps=2_000), families.Dense),
     Fitter("gradient VI, low rank", lambda: algorithms.GradientVI(max_steps=2_000), lambda: families.LowRank(2)),
+    Fitter("from a Gaussian, sinh-arcsinh", algorithms.FromGaussian, families.SinhArcsinh),
+    Fitter("from a Gaussian, flow", algorithms.FromGaussian, lambda: families.Flow(layers=4, width=16)),
     Fitter("maximum, point mass", algorithms.Maximum, families.PointMass),
 ]
 #: Pairs that are refused before anything is compiled.
@@ -105,6 +130,13 @@ REFUSED = [
     (algorithms.ScoreRegression, families.PointMass),
     (algorithms.SampleAverage, families.PointMass),
     (algorithms.GradientVI, families.PointMass),
+    (algorithms.ScoreRegression, families.Flow),
+    (algorithms.SampleAverage, families.Flow),
+    (algorithms.SampleAverage, families.SinhArcsinh),
+    (algorithms.GradientVI, families.Flow),
+    (algorithms.GradientVI, families.SinhArcsinh),
+    (algorithms.FromGaussian, families.Dense),
+    (algorithms.FromGaussian, families.PointMass),
     (algorithms.Maximum, families.Dense),
     (algorithms.Maximum, families.Diagonal),
     (algorithms.Maximum, lambda: families.LowRank(2)),

@@ -22,21 +22,25 @@ ORDER = (
     "errors",  # what can go wrong, in words
     "precision",  # float64 inside
     "threads",  # how many threads linear algebra takes
+    "waiting",  # for a call, but not for ever
     "report",  # what a person looks at: it is handed a posterior, and imports nothing of the library
     "model",  # p(x, z)
-    "families",  # q(z)
+    "kernel",  # the compiled program
     "expectations",  # E_q
+    "families",  # q(z)
     "objectives",  # the bound
     "gradients",  # its slope
-    "kernel",  # the compiled program
+    "simulation",  # draws from the joint
     "algorithms",  # argmax
     "diagnostics",  # KL(q || p)
+    "escalation",  # what is tried where the verdict fails
     "registry",  # short names
     "plan",  # the choice
     "sites",  # named sites, from and to the vector
     "posterior",  # the answer
     "storage",  # the answer in a file
     "fitting",  # the loop
+    "calibration",  # many fits of simulated data
     "examples",  # models to try
     "cli",  # the command line
     "__main__",

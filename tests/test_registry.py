@@ -10,21 +10,21 @@ import pytest
 
 import lowerbound
 from lowerbound import algorithms, families, gradients, objectives, registry
-from tests.registry import ALGORITHMS, FAMILIES, GRADIENTS, OBJECTIVES, POINTS, REFUSED, UNBOUND
+from tests.registry import ALGORITHMS, FAMILIES, GRADIENTS, OBJECTIVES, POINTS, REFUSED, SHAPED, UNBOUND
 
 #: package, its contract, the subjects in the test table, the short names, and what can have no short name
 KINDS = {
     "blocks": (
         families,
         families.Block,
-        {type(s.block) for s in FAMILIES + POINTS},
+        {type(s.block) for s in FAMILIES + SHAPED + POINTS},
         None,
         set(),
     ),
     "families": (
         families,
         families.Family,
-        {type(s.family) for s in FAMILIES + POINTS} | {type(f) for f, _ in UNBOUND},
+        {type(s.family) for s in FAMILIES + SHAPED + POINTS} | {type(f) for f, _ in UNBOUND},
         registry.FAMILIES,
         {families.Product, families.BoundProduct},  # they need sites
     ),

@@ -19,11 +19,13 @@ __version__ = "0.1.0"
 # Names are found when first used: importing lowerbound starts no backend and allocates nothing.
 _WHERE = {
     "fit": "lowerbound.fitting",
+    "calibrate": "lowerbound.calibration",
     "load": "lowerbound.storage",
     "LogDensity": "lowerbound.model.log_density",
     "Site": "lowerbound.model.base",
     "Model": "lowerbound.model.base",
     "Posterior": "lowerbound.posterior",
+    "Calibration": "lowerbound.diagnostics.calibration",
     "Estimate": "lowerbound.diagnostics.estimate",
     "Status": "lowerbound.algorithms.base",
     "Verdict": "lowerbound.diagnostics.verdict",
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from lowerbound import model as model
     from lowerbound import objectives as objectives
     from lowerbound.algorithms.base import Status as Status
+    from lowerbound.calibration import calibrate as calibrate
+    from lowerbound.diagnostics.calibration import Calibration as Calibration
     from lowerbound.diagnostics.estimate import Estimate as Estimate
     from lowerbound.diagnostics.verdict import Verdict as Verdict
     from lowerbound.diagnostics.verdict import VerdictStatus as VerdictStatus

@@ -25,6 +25,18 @@ class NotFiniteError(LowerboundError, FloatingPointError):
     """The log density or its gradient is not finite anywhere a fit could start."""
 
 
+class RandomDensityError(ModelError):
+    """The log density is not the same function at every call."""
+
+
+class GradientError(ModelError):
+    """The gradient of the log density is not that of its value."""
+
+
+class NotRespondingError(LowerboundError, TimeoutError):
+    """A call that has not returned within the time allowed."""
+
+
 class IncompatibleError(LowerboundError, ValueError):
     """Two parts that are wrong together, or a part that does not fit the model."""
 

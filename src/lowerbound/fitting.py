@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status
-from lowerbound.diagnostics.assessment import Assessment, assess
+from lowerbound.diagnostics.assessment import Assessment, weigh_up
 from lowerbound.diagnostics.nonfinite import check_starts
+from lowerbound.diagnostics.review import review
+from lowerbound.diagnostics.soundness import check_density
 from lowerbound.diagnostics.verdict import VerdictStatus
 from lowerbound.errors import DataError, NotFiniteError, TrustWarning
+from lowerbound.escalation import Attempt, Escalation, Trial
 from lowerbound.families import Block, Family, PointMass
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model
@@ -26,6 +29,7 @@ from lowerbound.posterior import Posterior, Trace
 from lowerbound.report.progress import Progress
 from lowerbound.sites import SiteMap
 from lowerbound.threads import host_threads
+from lowerbound.waiting import Waiting
 
 #: A standard deviation that only a flat direction has; arithmetic ends there before the widening does.
 _ENDLESS = 1e12
@@ -51,6 +55,8 @@ def fit(
     seed: int = 0,
     max_steps: int | None = None,
     num_draws: int | None = None,
+    escalate: bool | None = None,
+    max_seconds: float | None = None,
     progress: bool | None = None,
     callback: Callable[[Info], object] | None = None,
 ) -> Posterior:
@@ -69,6 +75,10 @@ def fit(
         seed: The same seed gives the same bits on the same machine.
         max_steps: Overrides the algorithm's limit.
         num_draws: Draws weighed for the verdict, a round; default 2048.
+        escalate: Whether to try other coordinates and richer families where the verdict fails, as
+            :mod:`lowerbound.escalation` describes; None does so unless a family or algorithm was asked for.
+        max_seconds: Wall seconds after which nothing more is begun: the answer is then what there is, with status
+            OUT_OF_TIME if the fit itself had not ended. A log density that does not return is given up.
         progress: True or False to force the display on or off; None shows it on a terminal.
         callback: Called with each step's :class:`~lowerbound.algorithms.Info`.
 
@@ -79,6 +89,8 @@ def fit(
     Raises:
         ModelError, DataError, IncompatibleError, UnknownNameError: bad input, before any compilation.
         NotFiniteError: the log density is finite nowhere a fit could start; names the sites.
+        GradientError, RandomDensityError: the gradient is not that of the log density, or it differs between calls.
+        NotRespondingError: the log density has not returned within ``max_seconds``.
 
     Warns:
         TrustWarning: the verdict is NOT_TRUSTED.
@@ -98,21 +110,24 @@ def fit(
         'TRUSTED'
     """
     start = time.perf_counter()
-    _check_options(seed, max_steps, num_draws, callback)
-    bound = as_model(model, data)
+    _check_options(seed, max_steps, num_draws, callback, max_seconds)
+    deadline = None if max_seconds is None else time.monotonic() + float(max_seconds)
+    bound = Waiting("the model", deadline)(lambda: as_model(model, data))
     chosen_family, chosen = choose(bound, family, algorithm)
     if max_steps is not None and hasattr(chosen, "max_steps"):
         chosen = _with_max_steps(chosen, int(max_steps))
     rows: list[tuple[Info, float]] = []
     with Progress(enabled=progress) as display, host_threads(bound.dimension):
         display.update("compiling", None)
-        kernel = Kernel(bound, jacobian=not isinstance(chosen_family, PointMass))
+        kernel = Kernel(bound, jacobian=not isinstance(chosen_family, PointMass), deadline=deadline)
         probe = np.random.default_rng([seed, 2]).uniform(-1, 1, (min(kernel.batch, 16), kernel.dimension))
         probe *= np.linspace(0, 1, len(probe))[:, None]
         check_starts(kernel, probe)
+        check_density(kernel, probe)
 
         def record(info: Info) -> None:
             rows.append((info, time.perf_counter() - start))
+            kernel.at = (info.phase, info.step)
             display.update(
                 info.phase,
                 {"step": info.step, "elbo": info.elbo, "elbo_se": info.elbo_se, "evaluations": kernel.evaluations},
@@ -120,17 +135,36 @@ def fit(
             if callback is not None:
                 callback(info)
 
+        if escalate is None:
+            escalate = family is None and algorithm is None
+        ladder = Escalation(
+            lambda k: run(chosen, k, chosen_family, seed, record),
+            chosen_family,
+            chosen,
+            seed,
+            num_draws,
+            escalate,
+            record,
+        )
         with np.errstate(all="ignore"):  # what is not finite is dealt with, not warned of
             q, status, modes, missing = run(chosen, kernel, chosen_family, seed, record)
-            display.update("weighing draws", {"evaluations": kernel.evaluations})
+            broken = kernel.broken
+
+            def judged(status: Status) -> tuple[Attempt, Assessment]:
+                display.update("weighing draws", {"evaluations": kernel.evaluations})
+                weighed = weigh_up(kernel, q, status, chosen.rule(), modes, missing, seed, num_draws)
+                return ladder(Attempt(kernel, chosen_family.name, chosen.name, status, weighed))
+
             try:
-                assessment = assess(kernel, q, status, chosen.rule(), modes, missing, seed, num_draws)
+                best, assessment = judged(status)
             except KeyboardInterrupt:
-                status = Status.INTERRUPTED
-                assessment = assess(kernel, q, status, chosen.rule(), modes, missing, seed, num_draws)
+                best, assessment = judged(Status.INTERRUPTED)
+            assessment = review(
+                best.kernel, best.q, best.status, assessment, algorithm=chosen.name, broken=broken, seed=seed
+            )
         verdict = assessment.verdict
     total = time.perf_counter() - start
-    posterior = assemble(bound, kernel, q, status, assessment, rows, total, seed, chosen_family.name, chosen.name)
+    posterior = assemble(bound, best, assessment, rows, total, seed, tuple(ladder.trials))
     if verdict.status is VerdictStatus.NOT_TRUSTED:
         warnings.warn(f"{verdict.sentence} {verdict.next_step}".strip(), TrustWarning, stacklevel=2)
     return posterior
@@ -148,6 +182,9 @@ def run(
             record(info)
             if info.status is not None:
                 status = info.status
+                break
+            if kernel.late and algorithm.output(state) is not None:
+                status = Status.OUT_OF_TIME
                 break
     except KeyboardInterrupt:
         if state is None or algorithm.output(state) is None:
@@ -169,17 +206,15 @@ def run(
 
 def assemble(
     model: Model,
-    kernel: Kernel,
-    q: Block,
-    status: Status,
+    attempt: Attempt,
     assessment: Assessment,
     rows: list[tuple[Info, float]],
     total: float,
     seed: int,
-    family_name: str,
-    algorithm_name: str,
+    trials: tuple[Trial, ...],
 ) -> Posterior:
     """Everything that a person gets, in one object."""
+    kernel = attempt.kernel
     infos = [i for i, _ in rows]
     trace = Trace(
         tuple(i.phase for i in infos),
@@ -192,10 +227,11 @@ def assemble(
     from lowerbound import __version__
 
     return Posterior(
-        q,
-        status,
+        attempt.q,
+        attempt.status,
         assessment.verdict,
         assessment.log_evidence,
+        assessment.evidence,
         assessment.pareto_k,
         assessment.log_weights,
         trace,
@@ -204,18 +240,20 @@ def assemble(
         seed,
         versions | {"lowerbound": __version__},
         model.name,
-        family_name,
-        algorithm_name,
+        attempt.family_name,
+        attempt.algorithm_name,
         dict(zip(model.argument_names, model.arguments, strict=True)),
         assessment.source,
         assessment.effective,
-        SiteMap(model.sites, model.deterministics, model),
+        assessment.corrections,
+        trials,
+        SiteMap(model.sites, model.deterministics, kernel.model),
         assessment.draws,
         assessment.weights,
     )
 
 
-def _check_options(seed: Any, max_steps: Any, num_draws: Any, callback: Any) -> None:
+def _check_options(seed: Any, max_steps: Any, num_draws: Any, callback: Any, max_seconds: Any) -> None:
     def whole(value: Any) -> bool:
         return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
@@ -225,6 +263,10 @@ def _check_options(seed: Any, max_steps: Any, num_draws: Any, callback: Any) -> 
         raise DataError(f"max_steps is {max_steps!r}; needed: a positive whole number.")
     if num_draws is not None and (not whole(num_draws) or num_draws < 64):
         raise DataError(f"num_draws is {num_draws!r}; needed: a whole number, at least 64.")
+    if max_seconds is not None and (
+        isinstance(max_seconds, bool) or not isinstance(max_seconds, (int, float, np.number)) or not max_seconds > 0
+    ):
+        raise DataError(f"max_seconds is {max_seconds!r}; needed: a positive number of seconds.")
     if callback is not None and not callable(callback):
         raise DataError(f"callback is {callback!r}; needed: a function of one lowerbound.algorithms.Info.")
 

@@ -12,7 +12,9 @@ the persistent compilation cache.
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import math
 import os
 import sys
 import threading
@@ -30,6 +32,7 @@ from jax.extend import core as jex
 from lowerbound.errors import ModelError
 from lowerbound.model.base import Model
 from lowerbound.precision import float64
+from lowerbound.waiting import Waiting
 
 #: Draws evaluated by one call. 64 measured best for models of up to about 1e5 rows: the cost of a call
 #: is then that of its arithmetic, and a regression on 64 draws is exact up to 32 dimensions.
@@ -49,18 +52,32 @@ class Kernel:
         model: A model bound to its data.
         jacobian: Whether the density is that of the unconstrained variables (with the Jacobian of
             the transform) or of the constrained ones.
+        deadline: When to give up a call, or the compilation, that does not return, on the clock of
+            ``time.monotonic()``; None waits for ever. It may be set at any time.
 
     Attributes:
         batch: Points per call of the program.
         evaluations: Log densities and gradients evaluated so far.
         compile_seconds: Wall time spent tracing and compiling.
         cache_hit: Whether the program came from this process's memory.
+        flops: Arithmetic of one evaluation, as far as the compiler knows it.
+        at: Phase and step that the fit is in, kept up to date by the loop; for messages.
+        broken: The latest point at which the value or gradient was not finite, and ``at`` as it was then.
     """
 
-    def __init__(self, model: Model, *, jacobian: bool = True):
+    def __init__(self, model: Model, *, jacobian: bool = True, deadline: float | None = None):
         start = time.perf_counter()
         self.model = model
         self.dimension = model.dimension
+        self.waiting = Waiting(f"the log density of {model.name!r}", deadline)
+        Waiting(f"the compilation of {model.name!r}", deadline)(lambda: self._build(model, jacobian))
+        self.evaluations = 0
+        self.at: tuple[str, int] = ("starting", 0)
+        self.broken: tuple[np.ndarray, tuple[str, int]] | None = None
+        self.compile_seconds = time.perf_counter() - start
+
+    def _build(self, model: Model, jacobian: bool) -> None:
+        """Trace and compile."""
         with float64():
             point = jax.ShapeDtypeStruct((self.dimension,), np.float64)
             traced = lift(lambda x, a: model.log_density(x, a, jacobian=jacobian), point, model.arguments)
@@ -69,13 +86,67 @@ class Kernel:
             points = jax.ShapeDtypeStruct((self.batch, self.dimension), np.float64)
             f = jax.vmap(jax.value_and_grad(traced.call), in_axes=(0, None))
             self.arguments = jax.device_put(traced.arguments)
-            self._program, self.cache_hit = compile_once(f, points, self.arguments)
-        self.evaluations = 0
-        self.compile_seconds = time.perf_counter() - start
+            try:
+                self._program, self.cache_hit = compile_once(f, points, self.arguments)
+            except (ValueError, NotImplementedError) as e:  # JAX's way to say that there is no derivative
+                raise ModelError(
+                    f"the log density of {model.name!r} has no gradient that JAX can compute, or cannot be evaluated "
+                    f"at many points at once: {str(e).splitlines()[0]} A callback needs jax.custom_jvp with its "
+                    "derivative and vmap_method=...; a while_loop has to become a scan or a fori_loop of fixed length."
+                ) from e
+        self.flops = _flops(self._program) / self.batch
+
+    @property
+    def deadline(self) -> float | None:
+        """When to give up a call that does not return; see :class:`~lowerbound.waiting.Waiting`."""
+        return self.waiting.deadline
+
+    @deadline.setter
+    def deadline(self, value: float | None) -> None:
+        self.waiting.deadline = value
+
+    @property
+    def late(self) -> bool:
+        """Whether the deadline has passed, so that nothing should be begun that can be left."""
+        return self.waiting.deadline is not None and time.monotonic() > self.waiting.deadline
+
+    def rebind(self, model: Model) -> Kernel:
+        """The same program for the same model with other numbers among its arguments, not compiled again."""
+        other = copy.copy(self)
+        constants = len(self.arguments) - len(self.model.arguments)
+        other.model = model
+        with float64():
+            other.arguments = [*self.arguments[:constants], *jax.device_put(list(model.arguments))]
+        other.compile_seconds = 0.0
+        other.broken = None
+        return other
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """log density ``[m]`` and gradient ``[m, p]`` at ``x [m, p]``; any m, padded to whole batches."""
         x = np.asarray(x, np.float64)
+        m, p = x.shape
+        if self.waiting.deadline is None:
+            value, gradient = self._evaluate(x)
+        else:
+            # Batches one by one, so that what is timed is always the same call.
+            blocks = [x[i : i + self.batch] for i in range(0, m, self.batch)]
+            parts = [self.waiting(lambda block=block: self._evaluate(block)) for block in blocks]
+            value = np.concatenate([v for v, _ in parts]) if parts else np.empty(0)
+            gradient = np.concatenate([g for _, g in parts]) if parts else np.empty((0, p))
+        self.evaluations += m
+        flat = gradient.ravel()
+        if not math.isfinite(value.dot(value) + flat.dot(flat)):  # a microsecond; the square may overflow, too
+            self._remember(x, value, gradient)
+        return value, gradient
+
+    def _remember(self, x: np.ndarray, value: np.ndarray, gradient: np.ndarray) -> None:
+        bad = ~np.isfinite(value)
+        if not bad.any():
+            bad = ~np.isfinite(gradient).all(1)
+        if bad.any():
+            self.broken = x[bad.argmax()].copy(), self.at
+
+    def _evaluate(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         m, p = x.shape
         value, gradient = np.empty(m), np.empty((m, p))
         with float64():
@@ -89,8 +160,14 @@ class Kernel:
                     _collect(pending.pop(0), value, gradient, self.batch)
             for item in pending:
                 _collect(item, value, gradient, self.batch)
-        self.evaluations += m
         return value, gradient
+
+
+def _flops(program: Any) -> float:
+    try:
+        return max(float(program.cost_analysis()["flops"]), 0.0)
+    except Exception:  # not every backend counts
+        return 0.0
 
 
 def _collect(item: tuple[int, Any], value: np.ndarray, gradient: np.ndarray, batch: int) -> None:

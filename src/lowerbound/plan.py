@@ -4,6 +4,8 @@
 |---|---|---|
 | dense, diagonal, products of them | up to 1,000 | score_regression |
 | low_rank, diagonal | any | sample_average |
+| sinh_arcsinh | up to 300 | from_gaussian |
+| flow | 2 to 2,000 | from_gaussian |
 | point_mass | any | maximum |
 
 With no family given: dense up to 1,000 dimensions, diagonal above. (There low_rank, with thousands of factor
@@ -16,9 +18,9 @@ from __future__ import annotations
 from typing import Any
 
 from lowerbound import registry
-from lowerbound.algorithms import Algorithm, Maximum, SampleAverage, ScoreRegression
+from lowerbound.algorithms import Algorithm, FromGaussian, Maximum, SampleAverage, ScoreRegression
 from lowerbound.algorithms.score_regression import DENSE_LIMIT
-from lowerbound.families import BoundProduct, Dense, Diagonal, Family, PointMass, Product
+from lowerbound.families import BoundProduct, Dense, Diagonal, Family, Flow, PointMass, Product, SinhArcsinh
 from lowerbound.model.base import Model
 
 
@@ -40,6 +42,8 @@ def choose(model: Model, family: Any = None, algorithm: Any = None) -> tuple[Fam
         algorithm = registry.resolve("algorithm", algorithm, registry.ALGORITHMS, Algorithm)
     elif isinstance(family, PointMass):
         algorithm = Maximum()
+    elif isinstance(family, (Flow, SinhArcsinh)):
+        algorithm = FromGaussian()
     else:
         # A dense Gaussian that was asked for is fitted as long as its matrices fit.
         limit = 2 * DENSE_LIMIT if isinstance(family, Dense) else DENSE_LIMIT

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lowerbound.algorithms.base import Status
+from lowerbound.diagnostics.assessment import Correction
 from lowerbound.diagnostics.estimate import Estimate
+from lowerbound.diagnostics.evidence import Evidence
 from lowerbound.diagnostics.verdict import Verdict
 from lowerbound.errors import DataError, IncompatibleError
+from lowerbound.escalation import Trial
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import Block, Point
 from lowerbound.model.base import label
@@ -58,6 +61,7 @@ class Posterior:
         verdict: How far to trust it.
         elbo: The evidence lower bound in nats, all constants kept.
         log_evidence: Importance-weighted estimate of log p(x), in nats.
+        evidence: log p(x) between a lower and, where one is honest, an upper bound.
         pareto_k: k-hat of the importance weights.
         log_weights: log p(x, z) - log r(z) of the weighted draws ``[n]``, unnormalised.
         trace: ELBO by step.
@@ -67,12 +71,15 @@ class Posterior:
         versions: Of the libraries that made it.
         source: What ``sample`` and the moments report: ``"q"``, ``"importance"`` or ``"chains"``.
         effective: Effective number of repaired draws, where ``source`` is not ``"q"``.
+        trials: What escalation tried, why, and what was gained.
+        corrections: What was done to the draws that are returned, in order; empty where they are q's.
     """
 
     q: Block
     status: Status
     verdict: Verdict
     log_evidence: Estimate
+    evidence: Evidence
     pareto_k: float
     log_weights: np.ndarray
     trace: Trace
@@ -86,6 +93,8 @@ class Posterior:
     observed: Mapping[str, np.ndarray] = field(repr=False)
     source: str
     effective: float
+    corrections: tuple[Correction, ...]
+    trials: tuple[Trial, ...]
     _sites: SiteMap = field(repr=False)
     _pool: np.ndarray = field(repr=False)
     _pool_weights: np.ndarray = field(repr=False)

@@ -16,11 +16,14 @@ FAMILIES: dict[str, Callable[[], families.Family]] = {
     "dense": families.Dense,
     "diagonal": families.Diagonal,
     "low_rank": families.LowRank,
+    "sinh_arcsinh": families.SinhArcsinh,
+    "flow": families.Flow,
     "point_mass": families.PointMass,
 }
 ALGORITHMS: dict[str, Callable[[], algorithms.Algorithm]] = {
     "score_regression": algorithms.ScoreRegression,
     "sample_average": algorithms.SampleAverage,
+    "from_gaussian": algorithms.FromGaussian,
     "gradient_vi": algorithms.GradientVI,
     "maximum": algorithms.Maximum,
 }

@@ -23,20 +23,25 @@ from numpyro.distributions import constraints
 
 from lowerbound import families
 from lowerbound.algorithms.base import Status
+from lowerbound.diagnostics.assessment import Correction
 from lowerbound.diagnostics.estimate import Estimate
+from lowerbound.diagnostics.evidence import Evidence
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
 from lowerbound.errors import FileFormatError
+from lowerbound.escalation import Trial
 from lowerbound.model.base import Site
 from lowerbound.posterior import Posterior, Trace
 from lowerbound.sites import SiteMap
 
-FORMAT = 1
+FORMAT = 2
 #: Bytes of the model's data kept in a file, at most; the smallest arrays first. Nothing but ``to_arviz`` reads them.
 MAX_DATA = 2**24
 _BLOCKS: dict[str, type] = {
     "dense": families.DenseGaussian,
     "diagonal": families.DiagonalGaussian,
     "low_rank": families.LowRankGaussian,
+    "sinh_arcsinh": families.SinhArcsinhBlock,
+    "flow": families.FlowBlock,
     "point": families.Point,
 }
 
@@ -74,8 +79,19 @@ def save(posterior: Posterior, path: Any) -> None:
             "effective": _number(v.effective),
             "not_checked": v.not_checked,
             "fatal": v.fatal,
+            "fisher": _number(v.fisher),
+            "r_hat": _number(v.r_hat),
+            "modes": _number(v.modes),
         },
         "log_evidence": _number(p.log_evidence),
+        "evidence": {
+            "lower": _number(p.evidence.lower),
+            "upper": None if p.evidence.upper is None else _number(p.evidence.upper),
+            "num_samples": p.evidence.num_samples,
+            "condition": p.evidence.condition,
+        },
+        "corrections": [list(c) for c in p.corrections],
+        "trials": [[t.name, t.reason, _number(t.gain), t.kept, t.seconds] for t in p.trials],
         "pareto_k": _number(p.pareto_k),
         "trace_phase": p.trace.phase,
         "timings": p.timings,
@@ -170,7 +186,13 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         float(v["effective"]),
         tuple(v["not_checked"]),
         bool(v["fatal"]),
+        float(v["fisher"]),
+        float(v["r_hat"]),
+        tuple(map(float, v["modes"])),
     )
+    e = meta["evidence"]
+    upper = None if e["upper"] is None else Estimate(*map(float, e["upper"]))
+    evidence = Evidence(Estimate(*map(float, e["lower"])), upper, int(e["num_samples"]), e["condition"])
     sites = {n: Site(_Named(c), tuple(sh), n, tuple(pl), st, tuple(us)) for n, c, sh, pl, st, us in meta["sites"]}
     q = _restore(meta["q"], {k[2:]: a for k, a in arrays.items() if k.startswith("q.")})
     trace = Trace(tuple(meta["trace_phase"]), arrays["trace_elbo"], arrays["trace_elbo_se"], arrays["trace_seconds"])
@@ -180,6 +202,7 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         Status[meta["status"]],
         verdict,
         Estimate(*map(float, meta["log_evidence"])),
+        evidence,
         float(meta["pareto_k"]),
         arrays["log_weights"],
         trace,
@@ -193,6 +216,8 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         {k: arrays[f"observed.{k}"] for k in meta["observed"]},
         meta["source"],
         float(meta["effective"]),
+        tuple(Correction(*c) for c in meta["corrections"]),
+        tuple(Trial(n, r, Estimate(*map(float, g)), bool(k), float(s)) for n, r, g, k, s in meta["trials"]),
         SiteMap.from_exported(sites, {k: tuple(s) for k, s in meta["deterministics"].items()}, programs),
         arrays["pool"],
         arrays["pool_weights"],

@@ -111,7 +111,7 @@ def test_version(run):
 def test_help_lists_the_commands_and_the_exit_codes(run):
     result = run("--help")
     assert result.returncode == 0
-    for word in ("fit", "show", "examples", "3 fitted but not trusted"):
+    for word in ("fit", "show", "calibrate", "examples", "3 fitted but not trusted"):
         assert word in result.stdout
 
 
@@ -166,6 +166,18 @@ def test_no_model(run):
 )
 def test_refused_with_a_reason(run, arguments, words):
     refused(run("fit", *arguments), *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["eight-schools", "--num-ranked", "100"], ["num_ranked is 100; needed: one less than a multiple of 8"]),
+        (["eight-schools", "--source", "qq"], ["unknown source 'qq'", "Did you mean 'q'?"]),
+        (["line.py:density", "--data", "data.csv"], ["a log density: it cannot be simulated from"]),
+    ],
+)
+def test_calibrate_refused_with_a_reason(run, arguments, words):
+    refused(run("calibrate", *arguments), *words)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +310,20 @@ def test_not_trusted_exits_with_3(run):
     assert result.returncode == NOT_TRUSTED
     assert answer["verdict"]["next_step"]
     assert "TrustWarning" not in result.stderr
+
+
+def test_calibrate(run):
+    result = run("calibrate", "line.py:model", "--data", "data.csv", "--num-datasets", "20", "--source", "q")
+    assert result.returncode == TRUSTED, result.stdout + result.stderr
+    for word in ("Calibration of model", "log_likelihood", "OK: ", "fits: 20 TRUSTED"):
+        assert word in result.stdout
+    # Too few to say anything is not calibrated.
+    result = run("calibrate", "line.py:chatty", "--data", "data.csv", "--num-datasets", "2", "--json")
+    assert result.returncode == NOT_TRUSTED, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["ok"] is False and "too few" in answer["sentence"]
+    assert answer["counts"] == {"TRUSTED": 2} and set(answer["summary"]) == set(answer["ranks"])
+    assert all(len(r) == 2 for r in answer["ranks"].values())
 
 
 @pytest.mark.parametrize("suffix", ["csv", "npz", "parquet"])

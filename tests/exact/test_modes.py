@@ -44,6 +44,11 @@ def test_the_absolute_value_has_two():
     assert float(posterior.sd()["m"]) > 4.5
 
 
+def two_sided(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A density with modes at multiples of 20."""
+    return 5 * np.cos(2 * np.pi * x[:, 0] / 20), np.zeros_like(x)
+
+
 def at(x: float, elbo: float = 0.0) -> Iterate:
     return Iterate(np.array([x]), np.eye(1), np.zeros((2, 1)), elbo, 0.0, np.zeros((2, 1)))
 
@@ -53,7 +58,7 @@ def end(x: float, converged: bool = True) -> End:
 
 
 def test_the_census_counts():
-    census = Census([at(0.0)])
+    census = Census(two_sided, [at(0.0)])  # pyright: ignore
     census.take([end(0.1), end(20.0), end(20.5), end(-20.0), end(50.0, converged=False)], lambda e: at(float(e.x[0])))
     best, others, missing = census.result()
     assert best.mean[0] == 0.0 and [o.mean[0] for o in others] == [20.0, -20.0]
@@ -65,7 +70,17 @@ def test_the_census_counts():
 
 
 def test_modes_far_below_do_not_matter():
-    census = Census([at(0.0)])
+    census = Census(two_sided, [at(0.0)])  # pyright: ignore
     census.take([end(20.0)], lambda e: at(20.0, elbo=-13.0))
     assert census.result()[1] == []
     assert census.result()[2] == 0.0
+
+
+def test_a_mode_within_reach_is_another_if_the_density_dips_on_the_way():
+    def wells(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.logaddexp(-0.5 * (x[:, 0] - 1.6) ** 2 / 0.1, -0.5 * (x[:, 0] + 1.6) ** 2 / 0.1), np.zeros_like(x)
+
+    census = Census(wells, [at(-1.6)])  # pyright: ignore
+    assert census.found[0].holds(np.array([1.6]))  # 3.2 sds away
+    census.take([end(1.6), end(-1.5)], lambda e: at(float(e.x[0])))
+    assert len(census.found) == 2 and census.hits == [1, 1]

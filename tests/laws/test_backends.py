@@ -12,10 +12,11 @@ import pytest
 from lowerbound.families import BoundProduct
 from lowerbound.precision import float64
 from lowerbound.storage import _describe, _restore
-from tests.registry import FAMILIES, POINTS, Subject
+from tests.registry import FAMILIES, POINTS, SHAPED, Subject
 
-subjects = pytest.mark.parametrize("subject", FAMILIES, ids=repr)
-everything = pytest.mark.parametrize("subject", FAMILIES + POINTS, ids=repr)
+gaussians = pytest.mark.parametrize("subject", FAMILIES, ids=repr)
+subjects = pytest.mark.parametrize("subject", FAMILIES + SHAPED, ids=repr)
+everything = pytest.mark.parametrize("subject", FAMILIES + SHAPED + POINTS, ids=repr)
 
 
 def _inputs(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +118,7 @@ def test_storage_round_trip_is_bit_for_bit(subject: Subject):
     assert np.array_equal(back.log_prob(x), q.log_prob(x))
 
 
-@subjects
+@gaussians
 def test_a_zero_low_rank_factor_is_left_because_it_is_a_saddle(subject: Subject):
     # Where a build from variances has no correlations, `parameters` must not return a point with zero gradient.
     built = subject.family.build(np.zeros(subject.block.dimension), np.ones(subject.block.dimension))

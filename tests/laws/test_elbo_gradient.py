@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lowerbound.precision import float64
-from tests.registry import FAMILIES, POINTS, Subject
+from tests.registry import FAMILIES, POINTS, SHAPED, Subject
 
 DRAWS = 7
 
@@ -21,7 +21,7 @@ def log_density(x):
     return -jnp.sum(0.05 * weights * x**4 + 0.3 * x**2 - 0.7 * weights * x) + coupling + jnp.tanh(x.sum())
 
 
-@pytest.mark.parametrize("subject", FAMILIES, ids=repr)
+@pytest.mark.parametrize("subject", FAMILIES + SHAPED, ids=repr)
 def test_elbo_gradient_is_the_derivative_of_the_sample_average(subject: Subject):
     q, family = subject.block, subject.family
     noise = np.random.default_rng(1).standard_normal((DRAWS, q.noise_dimension))

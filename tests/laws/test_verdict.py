@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from lowerbound.algorithms.base import Mode, Status
-from lowerbound.diagnostics.chains import Chains
+from lowerbound.diagnostics.chains import Chains, Drift, drift
+from lowerbound.diagnostics.control_variates import Moments
 from lowerbound.diagnostics.importance import Weighted
-from lowerbound.diagnostics.verdict import Shift, VerdictStatus, judge, judge_chains, shift_of
+from lowerbound.diagnostics.shift import Shift, shift_of
+from lowerbound.diagnostics.verdict import VerdictStatus, judge, judge_chains, judge_tails
 from lowerbound.families import DenseGaussian
 
 N = 4000
@@ -39,7 +41,7 @@ def weighted(**changes) -> Weighted:
 
 
 def verdict(w: Weighted | None = None, status=Status.CONVERGED, modes=(), mean=0.0, log_sd=0.0, agree=True):
-    shift = Shift(np.array([0.0, mean]), np.array([0.0, log_sd]), agree)
+    shift = Shift(np.array([0.0, mean]), np.array([0.0, log_sd]), agree, np.zeros(2), np.ones(2))
     return judge(status, "a rule", w or weighted(), list(modes), shift, ["a", "b"])
 
 
@@ -88,26 +90,95 @@ def test_it_names_the_parameters_that_move():
 
 
 def chains(**changes) -> Chains:
-    base = Chains(np.zeros((100, 64, 2)), r_hat=1.01, effective=2000.0, accepted=0.8, divergent=0.0)
+    """Chains that have mixed about N(0, 1) in each of two coordinates."""
+    error = changes.pop("error", 0.02)
+    mean, sd = changes.pop("mean", 0.0), changes.pop("sd", 1.0)
+    moments = Moments(np.array([0.0, mean]), np.array([1.0, sd]), np.full(2, error), np.full(2, error), np.ones(2))
+    base = Chains(
+        draws=np.zeros((100, 64, 2)),
+        log_density=np.zeros((100, 64)),
+        moments=moments,
+        r_hat=1.01,
+        worst=1,
+        effective=2000.0,
+        accepted=0.8,
+        divergent=0.0,
+    )
     return replace(base, **changes)
+
+
+def after(before, c: Chains):
+    shift = drift(c, np.zeros(2), np.ones(2))
+    return judge_chains(before, c, shift, shift, ["a", "b"])
+
+
+DOUBTED = {"w": weighted(pareto_k=0.9, uneven=1.6)}
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({}, CORRECTED),
-        ({"r_hat": 1.021}, NOT_TRUSTED),
-        ({"effective": 999.0}, NOT_TRUSTED),
-        ({"divergent": 0.002}, NOT_TRUSTED),
-        ({"accepted": 0.4}, NOT_TRUSTED),
+        ({"sd": 1.2}, CORRECTED),
+        ({"sd": 1.2, "r_hat": 1.051}, NOT_TRUSTED),
+        ({"sd": 1.2, "effective": 399.0}, NOT_TRUSTED),
+        ({"sd": 1.2, "divergent": 0.002}, NOT_TRUSTED),
+        ({"sd": 1.2, "accepted": 0.4}, NOT_TRUSTED),
+        ({"sd": 1.2, "error": 0.041}, NOT_TRUSTED),
+        ({"mean": 0.049}, TRUSTED),  # q was right all along, and the weights could not tell
+        ({"mean": 0.051}, CORRECTED),
+        ({"sd": 0.95}, CORRECTED),  # log 0.95 = -0.0513
     ],
 )
-def test_chains_overrule_only_when_mixed(change, expected):
-    before = verdict(w=weighted(pareto_k=0.9, uneven=1.6))
+def test_mixed_chains_decide_where_weights_cannot(change, expected):
+    before = verdict(**DOUBTED)
     assert before.status is NOT_TRUSTED
-    after = judge_chains(before, chains(**change))
-    assert after.status is expected
-    assert "R-hat" in after.reasons[-1]
+    v = after(before, chains(**change))
+    assert v.status is expected
+    assert any("R-hat" in r for r in v.reasons) and v.r_hat == chains(**change).r_hat
+    assert bool(v.next_step) == (expected is NOT_TRUSTED)
+
+
+def test_a_fit_that_did_not_converge_is_corrected_at_best():
+    assert after(verdict(status=Status.MAX_STEPS, **DOUBTED), chains()).status is CORRECTED
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, TRUSTED),
+        ({"mean": 0.15}, TRUSTED),  # 0.1 + 3.2 standard errors: not significant beyond what is allowed
+        ({"mean": 0.19}, CORRECTED),
+        ({"sd": 1.3}, CORRECTED),
+        ({"mean": 0.19, "r_hat": 1.06}, NOT_TRUSTED),  # something is wrong, and the chains cannot put it right
+        ({"r_hat": 1.1, "error": 0.05}, TRUSTED),
+        ({"r_hat": 1.21}, NOT_TRUSTED),
+    ],
+)
+def test_chains_check_what_the_weights_trusted(change, expected):
+    v = after(verdict(), chains(**change))
+    assert v.status is expected
+    if expected is NOT_TRUSTED:
+        assert v.parameters == ("b",) and v.next_step and "but" in v.sentence
+    if expected is CORRECTED:
+        assert v.parameters == ("b",)
+
+
+def test_the_level_is_for_all_parameters_together():
+    """Of 500 right coordinates, one in a hundred sets has any beyond; a single test at 1% would have ten of them."""
+    rng = np.random.default_rng(0)
+    p, se = 500, 0.05
+    hits = 0
+    for _ in range(200):
+        d = Drift(se * rng.standard_normal(p), np.zeros(p), np.full(p, se), np.full(p, se))
+        hits += d.beyond(0.0).any()
+    assert hits <= 8
+    assert Drift(np.full(p, 0.3), np.zeros(p), np.full(p, se), np.full(p, se)).beyond(0.0).all()
+
+
+def test_a_parameter_without_an_sd_is_not_trusted():
+    v = judge_tails(verdict(), ("b",))
+    assert v.status is NOT_TRUSTED and v.parameters == ("b",) and "b" in v.sentence
+    assert judge_tails(verdict(), ()) == verdict()
 
 
 def test_shift_is_that_of_the_weights():

@@ -239,8 +239,8 @@ def test_meta_without_its_entries(saved):
 
 
 def test_a_block_of_another_kind(saved):
-    rewrite(saved, meta=lambda c: json.dumps(json.loads(c) | {"q": "flow"}).encode())
-    with pytest.raises(FileFormatError, match="a block of unknown kind 'flow'"):
+    rewrite(saved, meta=lambda c: json.dumps(json.loads(c) | {"q": "cloud"}).encode())
+    with pytest.raises(FileFormatError, match="a block of unknown kind 'cloud'"):
         lb.load(saved)
 
 

@@ -20,7 +20,7 @@ from lowerbound.kernel import Kernel
 def chains_of(density, shape, start, seed=0, **options):
     kernel = Kernel(as_model(lb.LogDensity(density, {"x": lb.Site(constraints.real, shape)})))
     rng = np.random.default_rng(seed)
-    return run_chains(kernel, weigh(kernel, start, [], rng, **options), rng)
+    return run_chains(kernel, start, weigh(kernel, start, [], rng, **options), rng)
 
 
 def z_of(draws: np.ndarray, truth: float) -> float:
@@ -44,8 +44,8 @@ def test_moments_of_a_skewed_target():
 def test_a_poor_q_is_forgotten():
     """From a Gaussian that is four times too narrow and off by two of the target's sds."""
     chains = chains_of(lambda x: -0.5 * jnp.sum(x**2), (3,), DenseGaussian(np.full(3, 2.0), 0.25 * np.eye(3)), rounds=1)
-    assert abs(z_of(chains.draws[50:, :, 0], 0.0)) < 5
-    assert abs(z_of(chains.draws[50:, :, 0] ** 2, 1.0)) < 5
+    assert abs(z_of(chains.draws[10:, :, 0], 0.0)) < 5
+    assert abs(z_of(chains.draws[10:, :, 0] ** 2, 1.0)) < 5
 
 
 def test_a_funnel_is_not_called_mixed():
@@ -64,7 +64,7 @@ def test_mixing_agrees_with_arviz(lag):
     for t in range(1, 400):
         x[t] = lag * x[t - 1] + np.sqrt(1 - lag**2) * rng.standard_normal((8, 1))
     x = x[100:]
-    r_hat, effective = mixing(x)
+    r_hat, _, effective = mixing(x)
     by_chain = x[:, :, 0].T
     spread = np.abs(by_chain - np.median(by_chain))
     theirs = min(float(arviz.ess(a, method="mean")) for a in (by_chain, spread))
@@ -76,6 +76,6 @@ def test_chains_apart_are_seen():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((100, 8, 2))
     x[:, :4, 1] += 3.0
-    assert mixing(x)[0] > 1.5
+    assert mixing(x)[0] > 1.5 and mixing(x)[1] == 1
     wide = rng.standard_normal((100, 8, 1)) * np.where(np.arange(8) < 4, 1.0, 3.0)[:, None]
     assert mixing(wide)[0] > 1.1  # the same place, another spread

@@ -1,13 +1,17 @@
 """argmax: how does q move?"""
 
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status
+from lowerbound.algorithms.flow_training import fit_flow, prepare_flow
+from lowerbound.algorithms.from_gaussian import FromGaussian
 from lowerbound.algorithms.gradient_vi import GradientVI
 from lowerbound.algorithms.maximum import Maximum
 from lowerbound.algorithms.sample_average import SampleAverage
 from lowerbound.algorithms.score_regression import ScoreRegression
+from lowerbound.algorithms.shape_ascent import fit_sinh_arcsinh
 
 __all__ = [
     "Algorithm",
+    "FromGaussian",
     "GradientVI",
     "Info",
     "Maximum",
@@ -15,4 +19,7 @@ __all__ = [
     "SampleAverage",
     "ScoreRegression",
     "Status",
+    "fit_flow",
+    "fit_sinh_arcsinh",
+    "prepare_flow",
 ]

@@ -32,7 +32,7 @@ import numpy as np
 from lowerbound.algorithms.base import Algorithm, Info, Status
 from lowerbound.algorithms.search import Search
 from lowerbound.errors import IncompatibleError
-from lowerbound.families import Block, BoundProduct, Family, PointMass
+from lowerbound.families import Block, BoundProduct, Family, Flow, PointMass, SinhArcsinh
 from lowerbound.gradients import COMPATIBLE, Gradient, Reparameterized
 from lowerbound.kernel import Kernel, compile_once
 from lowerbound.objectives import ELBO, Objective
@@ -119,6 +119,11 @@ class GradientVI(Algorithm):
         parts = family.families if isinstance(family, BoundProduct) else (family,)
         if any(isinstance(f, PointMass) for f in parts):
             raise IncompatibleError("a point mass has no log q: use algorithm='maximum' for family='point_mass'.")
+        if isinstance(family, (Flow, SinhArcsinh)):
+            raise IncompatibleError(
+                f"GradientVI has no start for {family.name}, which is fitted from a Gaussian: use "
+                "algorithm='from_gaussian', or leave algorithm out."
+            )
 
     def init(self, seed: int, kernel: Kernel, family: Family) -> _State:
         return _State(kernel, family, Search(kernel, np.random.default_rng(seed)), seed)
@@ -211,10 +216,13 @@ class GradientVI(Algorithm):
         return lambda a, b, k: program(a, b, k, shift, scale, arguments)
 
     def _chunk(self, state: _State, parameters: Any, opt_state: Any) -> Any:
-        with float64():
-            key = jax.random.fold_in(jax.random.PRNGKey(state.seed), state.chunk)
-            out = state.program(parameters, opt_state, key)
-            out = jax.block_until_ready(out)
+
+        def call() -> Any:
+            with float64():
+                key = jax.random.fold_in(jax.random.PRNGKey(state.seed), state.chunk)
+                return jax.block_until_ready(state.program(parameters, opt_state, key))
+
+        out = state.kernel.waiting(call)
         state.chunk += 1
         state.steps += _CHUNK
         state.kernel.evaluations += _CHUNK * self.objective.num_samples

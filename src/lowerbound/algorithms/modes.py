@@ -15,6 +15,7 @@ import numpy as np
 from lowerbound.algorithms.base import Mode
 from lowerbound.algorithms.regression import Iterate
 from lowerbound.algorithms.search import End
+from lowerbound.kernel import Kernel
 
 #: Nats by which a mode's ELBO may be lower and it still matters: e^-12 of the mass.
 _GAP = 12.0
@@ -22,12 +23,15 @@ _GAP = 12.0
 _ALIKE = 3.0
 #: Batches of searches, at most.
 _BATCHES = 4
+#: Nats by which the density dips between two points of different modes.
+_DIP = 1.0
 
 
 @dataclass(eq=False)
 class Census:
     """Modes met so far, and how many searches ended in each."""
 
+    kernel: Kernel
     found: list[Iterate]
     hits: list[int] = field(default_factory=lambda: [0])
     batches: int = 0
@@ -48,10 +52,15 @@ class Census:
 
     def _seen(self, x: np.ndarray) -> bool:
         for i, mode in enumerate(self.found):
-            if mode.holds(x):
+            if mode.holds(x) and self._connected(mode.mean, x):
                 self.hits[i] += 1
                 return True
         return False
+
+    def _connected(self, a: np.ndarray, b: np.ndarray) -> bool:
+        """Whether the density does not dip on the way from a to b."""
+        value = self.kernel(a + np.linspace(0, 1, 11)[:, None] * (b - a))[0]
+        return not value[1:-1].min() < min(value[0], value[-1]) - _DIP
 
     @property
     def complete(self) -> bool:

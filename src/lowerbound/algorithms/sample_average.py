@@ -39,7 +39,17 @@ from lowerbound.algorithms.quasi_newton import LimitedInverse
 from lowerbound.algorithms.search import End, Search, local_elbos
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.noise import matched_normals
-from lowerbound.families import Block, BoundProduct, Dense, Diagonal, DiagonalGaussian, Family, PointMass
+from lowerbound.families import (
+    Block,
+    BoundProduct,
+    Dense,
+    Diagonal,
+    DiagonalGaussian,
+    Family,
+    Flow,
+    PointMass,
+    SinhArcsinh,
+)
 from lowerbound.kernel import Kernel
 
 _MAX_NUMBERS = 2**26
@@ -104,6 +114,11 @@ class SampleAverage(Algorithm):
         parts = family.families if isinstance(family, BoundProduct) else (family,)
         if any(isinstance(f, PointMass) for f in parts):
             raise IncompatibleError("SampleAverage fits distributions, not point masses: use algorithm='maximum'.")
+        if isinstance(family, (Flow, SinhArcsinh)):
+            raise IncompatibleError(
+                f"SampleAverage has no start for {family.name}, which is fitted from a Gaussian: use "
+                "algorithm='from_gaussian', or leave algorithm out."
+            )
         widest = (
             max(
                 (len(i) for f, i in zip(family.families, family.indices, strict=True) if isinstance(f, Dense)),

@@ -338,14 +338,16 @@ class ScoreRegression(Algorithm):
     # -- other modes -------------------------------------------------------------------------------
 
     def _census(self, state: _State) -> None:
-        """Count the modes in which the searches ended; where there are several, search again."""
+        """Count the modes in which searches ended, some from far out too; where there are several, search again."""
         walk = state.walk
         assert walk is not None
+        first = state.census is None
         if state.census is None:
-            state.census = Census([walk.current])
+            state.census = Census(state.kernel, [walk.current])
         state.census.take(state.search.ends(), lambda end: self._explore(state, walk.current, end))
-        if not state.census.complete:
-            state.search = Search(state.kernel, state.rng)
+        if first or not state.census.complete:
+            about = (walk.current.mean, walk.current.factor) if first else None
+            state.search = Search(state.kernel, state.rng, about=about)
             while not state.search.done:
                 state.search.step()
             return

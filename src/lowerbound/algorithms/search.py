@@ -52,19 +52,36 @@ class Search:
         rng: For the starts.
         max_steps: Iterations before a search counts as unfinished.
         tolerance: A search ends when its next step promises less than this many nats.
+        about: A Gaussian's mean and factor L: start far out from it, on all sides, with its covariance for the
+            inverse curvature. By default the starts are spread about the origin.
     """
 
-    def __init__(self, kernel: Kernel, rng: np.random.Generator, *, max_steps: int = 200, tolerance: float = 0.02):
+    def __init__(
+        self,
+        kernel: Kernel,
+        rng: np.random.Generator,
+        *,
+        max_steps: int = 200,
+        tolerance: float = 0.02,
+        about: tuple[np.ndarray, np.ndarray] | None = None,
+    ):
         self.kernel, self.rng = kernel, rng
         self.max_steps, self.tolerance = max_steps, tolerance
         self.iteration = 0
         self._limit: int | None = None
-        self.x, self.value, self.gradient = starting_points(kernel, rng)
+        if about is None:
+            self.x, self.value, self.gradient = starting_points(kernel, rng)
+        else:
+            self.x, self.value, self.gradient = surrounding_points(kernel, rng, *about)
         s, p = self.x.shape
         self.dense = p <= DENSE_SEARCH
         self.curvature: list[DenseInverse | LimitedInverse] = [
             DenseInverse(p) if self.dense else LimitedInverse(p) for _ in range(s)
         ]
+        if about is not None:
+            for c in self.curvature:
+                if isinstance(c, DenseInverse):
+                    c.h, c.empty = about[1] @ about[1].T, False
         self.open = np.ones(s, bool)
         self.converged = np.zeros(s, bool)
         self.small = np.zeros(s, int)
@@ -210,6 +227,52 @@ def starting_points(kernel: Kernel, rng: np.random.Generator) -> tuple[np.ndarra
         value, gradient = kernel(x)
         ok = np.isfinite(value) & np.isfinite(gradient).all(1)
         ok = np.flatnonzero(ok)[np.argsort(-value[ok])][:STARTS]
+    return x[ok], value[ok], gradient[ok]
+
+
+#: Distances of starts about a known mode, in its own sds: two modes at distance d are told apart from both sides
+#: if a start lies beyond d / 2, and from too far out only the widest mode is seen.
+_RADII = np.array([5.0, 10.0, 20.0, 40.0])
+
+
+#: Points among which the most outlying are looked for, and how many are searched from.
+_SCANNED, _OUTLYING = 1024, 8
+
+
+def surrounding_points(
+    kernel: Kernel, rng: np.random.Generator, mean: np.ndarray, factor: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Starts about a Gaussian: pairs on opposite sides at several distances, and points of surprising density.
+
+    Opposite, because of each pair one start lies on the other mode's side whatever its direction is. That
+    finds modes that are seen from afar; those narrower than this one are seen only from near, so a cloud of
+    heavy-tailed draws is evaluated, and the ones that the Gaussian explains least are searched from.
+    """
+    p = len(mean)
+    e = rng.standard_normal((len(_RADII), p))
+    away = _RADII[:, None] * (e @ factor.T)
+    x = mean + np.concatenate([away, -away])
+    value, gradient = kernel(x)
+    for _ in range(8):
+        bad = ~(np.isfinite(value) & np.isfinite(gradient).all(1))
+        if not bad.any():
+            break
+        x[bad] = mean + 0.5 * (x[bad] - mean)
+        value[bad], gradient[bad] = kernel(x[bad])
+    noise = rng.standard_normal((_SCANNED, p))
+    # Student-t's with 4 degrees of freedom and with 1, by turns.
+    degrees = np.where(np.arange(_SCANNED) % 2, 4.0, 1.0)
+    noise *= np.sqrt(degrees / rng.chisquare(degrees))[:, None]
+    square = (noise**2).sum(1)
+    cloud = mean + noise @ factor.T
+    density, slope = kernel(cloud)
+    usable = np.isfinite(density) & np.isfinite(slope).all(1) & (square > p + 4 * np.sqrt(2 * p))
+    # Against the Cauchy about the Gaussian, whose tails leave least to be surprised at.
+    surprise = np.where(usable, density + 0.5 * (1 + p) * np.log1p(square), -np.inf)
+    top = np.argsort(-surprise)[: min(_OUTLYING, int(usable.sum()))]
+    x = np.concatenate([x, cloud[top]])
+    value, gradient = np.concatenate([value, density[top]]), np.concatenate([gradient, slope[top]])
+    ok = np.isfinite(value) & np.isfinite(gradient).all(1)
     return x[ok], value[ok], gradient[ok]
 
 

@@ -1,9 +1,9 @@
-"""The command line: ``lowerbound fit``, ``lowerbound show``, ``lowerbound examples``.
+"""The command line: ``lowerbound fit``, ``show``, ``calibrate`` and ``examples``.
 
-Exit codes: 0 trusted or corrected, 3 fitted but not trusted, 2 bad input, 130 interrupted before there
-was a result, 1 a bug. What is asked for goes to standard output; progress, notes and errors go to the
-error stream. JAX and NumPyro are imported inside the commands that need them, so that ``--help`` and a
-mistyped option answer at once.
+Exit codes: 0 trusted or corrected, 3 fitted but not trusted (or not calibrated), 2 bad input, 130
+interrupted before there was a result, 1 a bug. What is asked for goes to standard output; progress, notes
+and errors go to the error stream. JAX and NumPyro are imported inside the commands that need them, so
+that ``--help`` and a mistyped option answer at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from lowerbound.cli.read import InputError, check_file, model_and_data
-from lowerbound.cli.write import DRAWS_FORMATS, result, write_draws
+from lowerbound.cli.write import DRAWS_FORMATS, ranks, result, write_draws
 from lowerbound.errors import LowerboundError, TrustWarning
 
 TRUSTED, BUG, BAD_INPUT, NOT_TRUSTED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -123,6 +123,49 @@ def show(
             raise InputError(f"cannot read {path}: {e.strerror or e}.") from e
         _print(posterior, False, as_json)
     raise typer.Exit(_exit_code(posterior))
+
+
+@app.command()
+def calibrate(
+    target: Annotated[
+        str, typer.Argument(metavar="MODEL", help="FILE.py:NAME, or the name of a bundled example (eight-schools).")
+    ],
+    data: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The model's arguments; what it observes is simulated.")
+    ] = None,
+    num_datasets: Annotated[int, typer.Option(min=1, help="How many data sets are simulated and fitted.")] = 100,
+    num_ranked: Annotated[int, typer.Option(min=7, help="Draws a fit; one less than a multiple of 8.")] = 127,
+    source: Annotated[str, typer.Option(help="Whose draws: those of the posterior, or of q alone.")] = "posterior",
+    family: Annotated[str | None, typer.Option(help="The family of q; chosen for the model by default.")] = None,
+    algorithm: Annotated[str | None, typer.Option(help="How q is moved; chosen by default.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bits.")] = 0,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop each fit after so many steps.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes, no table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")] = False,
+) -> None:
+    """Fit data simulated from MODEL and test whether the posteriors are calibrated."""
+    with _errors():
+        note = (lambda text: None) if quiet else (lambda text: typer.echo(f"note: {text}", err=True))
+        with _stdout_for(as_json):
+            model, values = model_and_data(target, data, note)
+            import lowerbound
+
+            calibration = lowerbound.calibrate(
+                model,
+                values,
+                num_datasets=num_datasets,
+                num_ranked=num_ranked,
+                source=source,
+                family=family,
+                algorithm=algorithm,
+                seed=seed,
+                max_steps=max_steps,
+                progress=False if quiet else None,
+            )
+            text = json.dumps(ranks(calibration), indent=2, allow_nan=False) if as_json else str(calibration)
+        if as_json or not quiet:
+            typer.echo(text)
+    raise typer.Exit(TRUSTED if calibration.ok else NOT_TRUSTED)
 
 
 @app.command()

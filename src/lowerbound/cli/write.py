@@ -49,6 +49,33 @@ def result(posterior: Any) -> dict[str, Any]:
     )
 
 
+def ranks(calibration: Any) -> dict[str, Any]:
+    """What ``calibrate --json`` prints: the tests, and the ranks that they are of."""
+    c = calibration
+    tested = len(c.ranks) > 0
+    summary = c.summary() if tested else None
+    return _plain(
+        {
+            "lowerbound": metadata.version("lowerbound"),
+            "model": c.model_name,
+            "family": c.family_name,
+            "algorithm": c.algorithm_name,
+            "source": c.source,
+            "ok": c.ok,
+            "sentence": c.sentence,
+            "num_datasets": c.num_datasets,
+            "num_ranked": c.num_ranked,
+            "alpha": c.alpha,
+            "counts": c.counts,
+            "errors": c.errors,
+            "miscalibrated": {"all": c.miscalibrated(), "trusted": c.miscalibrated(trusted=True)},
+            "summary": {} if summary is None else summary.to_dict("index"),
+            "verdicts": c.verdicts,
+            "ranks": {name: c.ranks[:, i] for i, name in enumerate(c.names)},
+        }
+    )
+
+
 def _estimate(estimate: Any) -> Any:
     return None if estimate is None else {"value": estimate.value, "se": estimate.se}
 

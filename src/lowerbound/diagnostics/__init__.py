@@ -3,6 +3,7 @@
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.importance import Weighted, weigh
 from lowerbound.diagnostics.linear_response import LinearResponse, linear_response, linear_response_gaussian
+from lowerbound.diagnostics.paired_gain import paired_gain
 from lowerbound.diagnostics.site_response import SiteResponse, site_response
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus, judge
 
@@ -16,6 +17,7 @@ __all__ = [
     "judge",
     "linear_response",
     "linear_response_gaussian",
+    "paired_gain",
     "site_response",
     "weigh",
 ]

@@ -1,22 +1,27 @@
 """After the fit: weigh q's draws, judge it, repair the draws where they need it.
 
-In order of cost: q as it is; importance weights with learned proposals; short chains, where the weights are
-not enough. What the repaired draws are worth is judged by the same step that made them.
+In order of cost: q as it is; importance weights with learned proposals; short chains, which check what the
+weights said, and repair what they could not. What the repaired draws are worth is judged by the same step that
+made them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from lowerbound.algorithms.base import Mode, Status
-from lowerbound.diagnostics.chains import LARGEST, Chains, run_chains
+from lowerbound.diagnostics.chains import Chains, drift, run_chains
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.importance import weigh
+from lowerbound.diagnostics.evidence import Evidence, sandwich
+from lowerbound.diagnostics.importance import Weighted, weigh
 from lowerbound.diagnostics.nonfinite import culprits, flat_sites
-from lowerbound.diagnostics.verdict import Verdict, VerdictStatus, judge, judge_chains, judge_point, shift_of
+from lowerbound.diagnostics.shift import Shift, shift_of
+from lowerbound.diagnostics.tails import without_sd
+from lowerbound.diagnostics.verdict import Verdict, VerdictStatus, judge, judge_chains, judge_point, judge_tails
 from lowerbound.families import Block
 from lowerbound.kernel import Kernel
 
@@ -24,6 +29,22 @@ from lowerbound.kernel import Kernel
 _DRAWN = 2**26
 #: ... and in those kept with a posterior.
 _KEPT = 2**25
+#: Arithmetic that the chains may cost however little the fit did: about two seconds of it.
+_FREE = 2e10
+#: ... and what one evaluation costs at least, in the same units: the host's share.
+_OVERHEAD = 2e4
+
+
+class Correction(NamedTuple):
+    """One thing that was done to the draws.
+
+    Attributes:
+        name: ``"importance"``, ``"chains"``, ``"control_variates"``, ``"reparameterisation"``, ``"family"``.
+        sentence: What it was, with its numbers.
+    """
+
+    name: str
+    sentence: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +57,10 @@ class Assessment:
         draws, weights: Repaired draws ``[n, p]`` and their weights, which sum to one.
         log_weights: Of the weighted draws of q, unnormalised.
         log_evidence: Importance estimate of log p(x).
+        evidence: Bounds of log p(x).
         pareto_k: k-hat of the weights.
         effective: Effective number of the repaired draws.
+        corrections: What was done to the draws, in order.
     """
 
     verdict: Verdict
@@ -46,11 +69,33 @@ class Assessment:
     weights: np.ndarray
     log_weights: np.ndarray
     log_evidence: Estimate
+    evidence: Evidence
     pareto_k: float
     effective: float
+    corrections: tuple[Correction, ...] = ()
 
 
-def assess(
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """What importance weights say, before any chains.
+
+    Attributes:
+        kernel, q, modes: Of the fit.
+        verdict: By the weights alone.
+        weighted, shift: The weighted draws, and how far they move q's moments; None for a point mass.
+        evaluations: Of the log density, before the weights.
+    """
+
+    kernel: Kernel
+    q: Block
+    modes: list[Mode]
+    verdict: Verdict
+    weighted: Weighted | None
+    shift: Shift | None
+    evaluations: int
+
+
+def weigh_up(
     kernel: Kernel,
     q: Block,
     status: Status,
@@ -59,55 +104,144 @@ def assess(
     missing: float,
     seed: int,
     num_draws: int | None = None,
-) -> Assessment:
-    """Weigh, judge and repair. The kernel is the one of the fit; nothing else is compiled.
+) -> Weighed:
+    """Weigh q's draws and judge it by them. The kernel is the one of the fit; nothing else is compiled.
 
     Args:
         kernel, q, status, rule, modes: What the fit came to.
         missing: Estimated share of modes that were not met.
         seed: Of the fit.
         num_draws: Draws weighed a round.
+
+    Cost: 2,048 to 12,288 evaluations.
     """
+    fitted = kernel.evaluations
     if q.noise_dimension == 0:
-        nothing = Estimate(np.nan, np.nan)
-        mean = np.asarray(q.mean)[None]
-        return Assessment(judge_point(status, rule), "q", mean, np.ones(1), np.empty(0), nothing, np.inf, 1.0)
+        return Weighed(kernel, q, modes, judge_point(status, rule), None, None, fitted)
     p = kernel.dimension
     size = num_draws or max(128, min(2048, _DRAWN // (6 * p) // 64 * 64))
     rounds = 6
-    if status is Status.INTERRUPTED:  # whoever pressed Ctrl-C is waiting
+    if status in (Status.INTERRUPTED, Status.OUT_OF_TIME):  # somebody is waiting
         rounds, size = 1, min(size, 2 * kernel.batch)
     weighted = weigh(kernel, q, modes, np.random.default_rng([seed, 1]), rounds=rounds, size=size)
+    shift = shift_of(weighted, q)
     flat: tuple[str, ...] = ()
     if status is Status.FLAT:
-        flat = tuple(flat_sites(kernel, weighted.draws[: kernel.batch])) or _widest(kernel, q)
-    shift = shift_of(weighted, q, flat)
-    verdict = judge(status, rule, weighted, modes, shift, kernel.model.coordinate_names(), missing)
-    chains: Chains | None = None
-    if verdict.status is VerdictStatus.NOT_TRUSTED and not verdict.fatal and p <= LARGEST:
-        chains = run_chains(kernel, weighted, np.random.default_rng([seed, 3]))
-        if chains is not None:
-            verdict = judge_chains(verdict, chains, crossing=not modes)
+        flat = tuple(flat_sites(kernel, weighted.draws[: kernel.batch]) or _widest(kernel, q))
+    names = kernel.model.coordinate_names()
+    verdict = judge(status, rule, weighted, modes, shift, names, missing=missing, flat=flat)
+    if modes:
+        verdict = dataclasses.replace(verdict, modes=_masses(q, modes, weighted))
     if status is Status.NOT_FINITE or weighted.bad > 0:
         worst = np.argsort(np.isfinite(weighted.log_density), kind="stable")
         found = culprits(kernel, weighted.draws[worst[: kernel.batch]])
         reasons = tuple(f"not finite somewhere: {f}" for f in found)
         verdict = dataclasses.replace(verdict, reasons=verdict.reasons + reasons)
-    keep = slice(0, max(1, _KEPT // p))
+    return Weighed(kernel, q, modes, verdict, weighted, shift, fitted)
+
+
+def assess(weighed: Weighed, seed: int) -> Assessment:
+    """Check by short chains what the weights said, repair the draws where that is needed, and report.
+
+    Cost: what the fit cost, or about two seconds, whichever is more.
+    """
+    kernel, q, modes, verdict, weighted = weighed.kernel, weighed.q, weighed.modes, weighed.verdict, weighed.weighted
+    if weighted is None or weighed.shift is None:
+        return _point(q, verdict)
+    chains = None
+    if not verdict.fatal:
+        budget = int(max(weighed.evaluations, _FREE / max(kernel.flops, _OVERHEAD + kernel.dimension**2)))
+        chains = run_chains(kernel, q, weighted, np.random.default_rng([seed, 3]), modes=modes, budget=budget)
+        if chains is not None and modes and not chains.mixed:
+            chains = None  # they stay where they began, as chains do between modes: nothing is said
+        if chains is not None:
+            verdict = _checked(verdict, chains, q, weighed.shift, weighted, kernel.model.coordinate_names())
+    return _report(kernel, verdict, weighted, chains, one_mode=not modes)
+
+
+def _checked(verdict: Verdict, chains: Chains, q: Block, shift: Shift, weighted: Weighted, names: list[str]) -> Verdict:
+    """The verdict after the chains: their shift from q, and from what would be reported."""
+    mean, sd = np.asarray(q.mean), np.sqrt(np.asarray(q.variance()))
+    from_q = drift(chains, mean, sd)
+    reported = from_q
+    if verdict.status is VerdictStatus.CORRECTED:
+        reported = drift(chains, shift.weighted_mean, shift.weighted_sd, weighted.effective)
+    return judge_chains(verdict, chains, from_q, reported, names)
+
+
+def _report(
+    kernel: Kernel, verdict: Verdict, weighted: Weighted, chains: Chains | None, *, one_mode: bool
+) -> Assessment:
+    """The draws that the verdict is about, and what was done to them."""
+    keep = slice(0, max(1, _KEPT // kernel.dimension))
     draws, log_weights = weighted.draws[keep], weighted.log_weights[keep]
     weights = np.exp(weighted.smoothed[keep])
     # A draw without weight adds nothing to a mean, and infinity to one if its scale has overflowed.
     heavy = weights > 1e-9 * weights.max()
     draws, weights = draws[heavy], weights[heavy] / weights[heavy].sum()
-    source, effective = ("importance" if verdict.trusted else "q"), weighted.effective
-    if verdict.status is VerdictStatus.TRUSTED:
-        source = "q"
-    if chains is not None and chains.usable:
+    source, effective = "q", weighted.effective
+    corrections: tuple[Correction, ...] = ()
+    by_weights = verdict.status is VerdictStatus.CORRECTED and verdict.effective == weighted.effective
+    if by_weights:
+        source = "importance"
+        said = f"Pareto-smoothed importance resampling of {len(weighted.draws)} draws, {effective:.0f} effective"
+        corrections = (Correction("importance", said),)
+    elif chains is not None and chains.usable and verdict.status is not VerdictStatus.TRUSTED:
         # Better than q's draws even where the verdict stays NOT_TRUSTED.
         source, draws, effective = "chains", chains.pool(), chains.effective
         weights = np.full(len(draws), 1 / len(draws))
-    evidence = Estimate(weighted.log_evidence, weighted.log_evidence_se)
-    return Assessment(verdict, source, draws, weights, log_weights, evidence, weighted.pareto_k, effective)
+        steps, count, _ = chains.draws.shape
+        said = f"the states of {count} short Hamiltonian chains, {steps} transitions each, {effective:.0f} effective"
+        controlled = f"Stein control variates: Monte Carlo errors of at most {chains.error:.2g} sd"
+        corrections = (Correction("chains", said), Correction("control_variates", controlled))
+    verdict = judge_tails(verdict, _heavy(kernel, verdict, weighted, chains))
+    evidence = sandwich(weighted, chains, one_mode=one_mode)
+    total = Estimate(weighted.log_evidence, weighted.log_evidence_se)
+    return Assessment(
+        verdict, source, draws, weights, log_weights, total, evidence, weighted.pareto_k, effective, corrections
+    )
+
+
+def _heavy(kernel: Kernel, verdict: Verdict, weighted: Weighted, chains: Chains | None) -> tuple[str, ...]:
+    """Names of parameters whose sd may not exist, by the draws that can say so."""
+    if verdict.fatal or kernel.dimension > 5000:
+        return ()
+    if chains is not None and chains.usable:
+        draws = chains.pool()
+    elif weighted.effective >= 1000:
+        draws = _resampled(weighted)
+    else:
+        return ()
+    found = without_sd(kernel.model, draws)
+    names = kernel.model.coordinate_names()
+    return tuple(names[i] for i in found)
+
+
+def _resampled(weighted: Weighted) -> np.ndarray:
+    """As many of the weighted draws as are effective, by systematic resampling."""
+    mass = np.cumsum(np.exp(weighted.smoothed))
+    n = int(weighted.effective)
+    return weighted.draws[np.minimum(np.searchsorted(mass, (np.arange(n) + 0.5) / n * mass[-1]), len(mass) - 1)]
+
+
+def _masses(q: Block, modes: list[Mode], weighted: Weighted) -> tuple[float, ...]:
+    """Posterior mass of each mode: the weight of the draws that are nearest to it, q's own first."""
+    x = weighted.draws
+    sd = np.sqrt(np.asarray(q.variance()))
+    centres = [np.asarray(q.mean), *(m.mean for m in modes)]
+    scales = [sd, *(np.sqrt(np.diagonal(m.covariance)) for m in modes)]
+    distance = np.stack(
+        [(((x - c) / s) ** 2).sum(1) + 2 * np.log(s).sum() for c, s in zip(centres, scales, strict=True)]
+    )
+    mass = np.bincount(distance.argmin(0), weights=np.exp(weighted.smoothed), minlength=len(centres))
+    return tuple(float(m) for m in mass / mass.sum())
+
+
+def _point(q: Block, verdict: Verdict) -> Assessment:
+    nothing = Estimate(np.nan, np.nan)
+    mean = np.asarray(q.mean)[None]
+    none = Evidence(Estimate(-np.inf, 0.0), None, 0, "a point mass has no evidence bound")
+    return Assessment(verdict, "q", mean, np.ones(1), np.empty(0), nothing, none, np.inf, 1.0)
 
 
 def _widest(kernel: Kernel, q: Block) -> tuple[str, ...]:

@@ -1,44 +1,64 @@
-r"""Short Hamiltonian chains on the compiled kernel: the correction where importance weights fail.
+r"""Short Hamiltonian chains on the compiled kernel: the check of every fit, and the repair of many.
 
-As many chains as the kernel has places in a batch move together from weighted draws of q, so that one call
-of the kernel is one leapfrog step of all of them. They start near the posterior, which is what makes
-short chains enough; what they are for is the part of the posterior that q does not reach and the weights
-therefore cannot either.
+As many chains as the kernel has places in a batch move together from draws of q (weighted ones where
+weights can be had), so that one call of the kernel is one leapfrog step of all of them. They start near the
+posterior, which is what makes short chains enough.
 
-    u = F^{-1} (x - m),  H(u, v) = -log p(m + F u) + |v|^2 / 2,  leapfrog, accept with exp(-change of H)
+    H(x, v) = -log p(x) + v' S^{-1} v / 2,  leapfrog, accept with exp(-change of H)
 
-F is a square root of the weighted covariance, estimated again half-way through the warm-up from the chains
-themselves. The step size is adapted to an acceptance of 0.9, averaged over chains; a trajectory's length is
-drawn anew for each transition, about pi/2 in units of F.
+The metric S is q's covariance or the weighted one, estimated again from the chains themselves where they have
+the states for it. The step size is adapted to an acceptance of 0.9, averaged over chains; a
+trajectory's length is drawn anew for each transition, about pi/2 in units of S^{1/2}.
 
 Whether they have arrived is judged as for any MCMC (Vehtari et al. 2021): split R-hat over all chains, the
-effective number of draws from the autocorrelations, and few divergent trajectories. Where a second mode is
-known their agreement proves nothing, since all of them may be in one, and the verdict stays as it was.
+effective number of draws from the autocorrelations, and few divergent trajectories; and the Monte Carlo errors
+of every mean and sd, after control variates. They run until that is so, or until it is plain that it will not
+be. Where a second mode is known their agreement proves nothing, since all of them may be in one.
 
-Cost: about 6 kernel calls a transition.
+What they say about q is a shift: the chains' mean and sd of each coordinate against q's, in sds, with its
+error. Agreement of all coordinates within 0.05 is what "q is right" means to whoever uses its draws; k-hat and
+the gap cannot see the part of the posterior that q does not reach (Wang, Kasprzak & Huggins 2023).
+
+Cost: about 6 kernel calls a transition, 60 to 250 transitions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
+from lowerbound.algorithms.base import Mode
 from lowerbound.algorithms.quasi_newton import root
+from lowerbound.diagnostics.control_variates import Moments, controlled_moments, effective_draws, split, spreads
 from lowerbound.diagnostics.importance import Weighted
+from lowerbound.families import Block, DenseGaussian, DiagonalGaussian, GaussianBlock
 from lowerbound.kernel import Kernel
 
+#: Transitions after which the chains are looked at, the first of them without those of the warm-up.
+STAGES = (30, 60, 120, 200)
 _WARMUP = 40
-_TRANSITIONS = 100
-_EXTENSIONS = 1
-_ACCEPT = 0.9
-_MOST_STEPS = 24
+#: Acceptance aimed at and leapfrog steps at most: at first, and once more, finer, where that was not enough.
+_PACES = ((0.9, 24), (0.98, 64))
 #: A larger error of the energy than this is a divergence (as in Stan).
 _DIVERGENT = 1000.0
+#: What mixed chains have at most: R-hat, Monte Carlo error of any mean or log sd, divergent transitions.
+R_HAT = 1.05
+ERROR = 0.04
+DIVERGENCES = 0.001
+#: ... and at least: effective draws of any coordinate, acceptance.
+EFFECTIVE = 400
+ACCEPTANCE = 0.5
+#: R-hat from which more transitions of this kind would not help.
+_APART = 1.5
 #: Share of divergent transitions from which more of them would not bring the chains below what is allowed.
 _HOPELESS = 0.003
-#: Dimensions above which short chains are not tried.
-LARGEST = 200
+#: Transitions without which chains say nothing.
+_FEWEST = 16
+#: Numbers that the states may take up: a quarter of a GiB.
+_MOST_NUMBERS = 2**25
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,22 +67,38 @@ class Chains:
 
     Attributes:
         draws: ``[transitions, chains, p]``, after warm-up.
+        log_density: log p(x, z) at them, ``[transitions, chains]``.
+        moments: Means and sds with their errors.
         r_hat: Largest split R-hat of any coordinate.
+        worst: The coordinate that has it.
         effective: Smallest effective number of draws of any coordinate's mean or spread.
         accepted: Mean acceptance.
         divergent: Share of divergent transitions.
     """
 
     draws: np.ndarray
+    log_density: np.ndarray
+    moments: Moments
     r_hat: float
+    worst: int
     effective: float
     accepted: float
     divergent: float
 
     @property
+    def error(self) -> float:
+        """Largest Monte Carlo error of any mean (in sds) or log sd."""
+        return float(max(self.moments.mean_se.max(), self.moments.log_sd_se.max()))
+
+    @property
+    def agreed(self) -> bool:
+        """Whether the chains agree with one another, as far as they have been run."""
+        return bool(self.r_hat < R_HAT and self.divergent < DIVERGENCES and self.accepted > ACCEPTANCE)
+
+    @property
     def mixed(self) -> bool:
         """Whether the chains agree with one another and have drawn enough."""
-        return bool(self.r_hat < 1.02 and self.effective >= 1000 and self.divergent < 0.001 and self.accepted > 0.5)
+        return bool(self.agreed and self.effective >= EFFECTIVE and self.error < ERROR)
 
     @property
     def usable(self) -> bool:
@@ -70,19 +106,142 @@ class Chains:
         return bool(self.r_hat < 1.2 and self.effective >= 100 and self.divergent < 0.02)
 
     def pool(self, most: int = 8000) -> np.ndarray:
-        """At most so many states, evenly thinned, ``[n, p]``."""
+        """At most so many states, evenly thinned, with the controlled means and sds, ``[n, p]``.
+
+        The states' own averages differ from those by their Monte Carlo error alone.
+        """
         flat = self.draws.reshape(-1, self.draws.shape[-1])
-        return flat[:: max(1, len(flat) // most)]
+        flat = flat[:: max(1, -(-len(flat) // most))]
+        mean, sd = flat.mean(0), flat.std(0)
+        with np.errstate(all="ignore"):
+            scale = np.where(sd > 0, self.moments.sd / sd, 1.0)
+        return self.moments.mean + np.clip(scale, 0.8, 1.25) * (flat - mean)
 
 
-def run_chains(kernel: Kernel, weighted: Weighted, rng: np.random.Generator) -> Chains | None:
-    """Chains from the weighted draws; None where no usable start exists.
+@dataclass(frozen=True, eq=False)
+class Drift:
+    """What the chains say about reported moments: shifts in sds, and whether they are more than noise.
+
+    Attributes:
+        mean: (chains' mean - reported mean) / sd, ``[p]``.
+        log_sd: log(chains' sd / reported sd), ``[p]``.
+        mean_se, log_sd_se: Their errors.
+    """
+
+    mean: np.ndarray
+    log_sd: np.ndarray
+    mean_se: np.ndarray
+    log_sd_se: np.ndarray
+
+    def beyond(self, allowed: float, level: float = 0.01) -> np.ndarray:
+        """Coordinates that have moved by more than ``allowed``, at this level for all tests together (Bonferroni)."""
+        z = -ndtri(level / (4 * len(self.mean)))  # two-sided, for the mean and for the sd of each
+        return (np.abs(self.mean) > allowed + z * self.mean_se) | (np.abs(self.log_sd) > allowed + z * self.log_sd_se)
+
+    @property
+    def size(self) -> np.ndarray:
+        """The larger of the two shifts, ``[p]``."""
+        return np.maximum(np.abs(self.mean), np.abs(self.log_sd))
+
+
+def drift(chains: Chains, mean: np.ndarray, sd: np.ndarray, effective: float = np.inf) -> Drift:
+    """Shift from reported moments to the chains'.
+
+    Args:
+        chains: Short chains.
+        mean, sd: Reported moments ``[p]``.
+        effective: Independent draws behind them; infinite where they are exact.
+    """
+    m = chains.moments
+    with np.errstate(all="ignore"):
+        shift = np.nan_to_num((m.mean - mean) / m.sd, nan=np.inf)
+        ratio = np.nan_to_num(np.log(m.sd / sd), nan=np.inf)
+    own = 1 / effective
+    return Drift(shift, ratio, np.sqrt(m.mean_se**2 + own), np.sqrt(m.log_sd_se**2 + own / 2))
+
+
+def run_chains(
+    kernel: Kernel,
+    q: Block,
+    weighted: Weighted,
+    rng: np.random.Generator,
+    *,
+    modes: Sequence[Mode] = (),
+    budget: int = 10**9,
+) -> Chains | None:
+    """Chains from draws of q, or from weighted ones; None where no usable start exists, or none can be afforded.
 
     Args:
         kernel: The compiled log density.
+        q: The fitted approximation.
         weighted: Draws of q and its mixture with weights.
         rng: Random numbers.
+        modes: Other modes, over which the starts are spread too: chains that agree then have crossed between them.
+        budget: Evaluations of the log density after which no transition is begun.
     """
+    count = max(32, kernel.batch)
+    spent = kernel.evaluations + budget
+    begin = _begin(q, modes, weighted, count, rng)
+    if begin is None:
+        return None
+    walkers = _Walkers(kernel, rng, *begin)
+    chains: Chains | None = None
+    for accept, most_steps in _PACES:
+        walkers.accept, walkers.most_steps = accept, most_steps
+        found = _run(walkers, spent)
+        if found is None:
+            break
+        chains = found
+        if chains.mixed or chains.r_hat > _APART:
+            break
+    return chains
+
+
+def _run(walkers: _Walkers, spent: int) -> Chains | None:
+    """Warm up, then go on until mixed or hopeless; None if it cannot be afforded."""
+    kernel = walkers.kernel
+    count, p = walkers.x.shape
+    walkers.count = 0
+    early: list[np.ndarray] = []
+    for i in range(_WARMUP):
+        if kernel.evaluations >= spent or kernel.late:
+            return None
+        early.append(walkers.transition(adapt=True))
+        if i == _WARMUP // 2 - 1:
+            states = np.concatenate(early[len(early) // 2 :])
+            if len(states) > 4 * p:
+                walkers.metric = DenseGaussian(states.mean(0), root(np.cov(states.T).reshape(p, -1)))
+    walkers.begin()
+    most = max(STAGES[0], _MOST_NUMBERS // (count * p))
+    kept, scores, values = [], [], []
+    chains: Chains | None = None
+    for stage in STAGES:
+        for _ in range(min(stage, most) - len(kept)):
+            if kernel.evaluations >= spent or kernel.late:
+                break
+            kept.append(walkers.transition(adapt=False))
+            scores.append(walkers.metric.natural(walkers.gradient))
+            values.append(walkers.value)
+        if len(kept) < _FEWEST:
+            return None
+        draws = np.stack(kept)
+        moments = controlled_moments(draws, np.stack(scores), np.asarray(walkers.metric.variance()))
+        r_hat, worst, effective = mixing(draws)
+        chains = Chains(draws, np.stack(values), moments, r_hat, worst, effective, walkers.accepted, walkers.divergent)
+        over = len(kept) >= most or kernel.evaluations >= spent or kernel.late
+        if chains.mixed or chains.divergent > _HOPELESS or chains.r_hat > _APART or over:
+            break
+    return chains
+
+
+def _begin(
+    q: Block, modes: Sequence[Mode], weighted: Weighted, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, GaussianBlock] | None:
+    """Starts ``[count, p]``, and the Gaussian whose covariance S is the metric to move in."""
+    p = q.dimension
+    if weighted.effective < max(100, 5 * p) and isinstance(q, GaussianBlock):
+        # Too few effective draws for a covariance: q itself, whose draws are at least many.
+        return q.sample(rng, count), q
     weight = np.exp(weighted.smoothed)
     usable = np.isfinite(weighted.log_density) & (weight > 0)
     if usable.sum() < 2:
@@ -91,45 +250,38 @@ def run_chains(kernel: Kernel, weighted: Weighted, rng: np.random.Generator) -> 
     weight /= weight.sum()
     mean = weight @ weighted.draws
     centred = weighted.draws - mean
-    covariance = (weight[:, None] * centred).T @ centred
-    if not np.isfinite(covariance).all() or (np.diagonal(covariance) <= 0).any():
-        return None
-    count = max(32, kernel.batch)
     start = weighted.draws[rng.choice(len(weight), count, p=weight)]
-    walkers = _Walkers(kernel, rng, start, mean, root(covariance))
-    early = [walkers.transition(adapt=True) for _ in range(_WARMUP // 2)]
-    states = np.concatenate(early[len(early) // 2 :])
-    if len(states) > 4 * states.shape[1]:
-        walkers.precondition(states.mean(0), root(np.cov(states.T).reshape(states.shape[1], -1)))
-    for _ in range(_WARMUP // 2):
-        walkers.transition(adapt=True)
-    walkers.begin()
-    kept: list[np.ndarray] = []
-    chains: Chains | None = None
-    for _ in range(_EXTENSIONS + 1):
-        kept += [walkers.transition(adapt=False) for _ in range(_TRANSITIONS)]
-        draws = np.stack(kept)
-        r_hat, effective = mixing(draws)
-        chains = Chains(draws, r_hat, effective, walkers.accepted, walkers.divergent)
-        if chains.mixed or chains.divergent > _HOPELESS:
-            break
-    return chains
+    for i, mode in enumerate(modes[:7]):
+        some = slice(i, count, 8)
+        start[some] = DenseGaussian(mode.mean, root(mode.covariance)).sample(rng, len(start[some]))
+    variance = weight @ centred**2
+    if not np.isfinite(variance).all() or (variance <= 0).any():
+        return None
+    if p > _DENSE:
+        return start, DiagonalGaussian(mean, np.sqrt(variance))
+    return start, DenseGaussian(mean, root((weight[:, None] * centred).T @ centred))
+
+
+#: Dimensions up to which the metric is the full covariance of weighted draws.
+_DENSE = 1000
 
 
 class _Walkers:
-    """The chains' present states and the step size that they share."""
+    """The chains' present states and the step size that they share.
 
-    def __init__(self, kernel: Kernel, rng: np.random.Generator, x: np.ndarray, mean: np.ndarray, factor: np.ndarray):
-        self.kernel, self.rng = kernel, rng
+    Velocities w ~ N(0, S) in place of whitened momenta: w <- w + step S grad / 2, x <- x + step w, with kinetic
+    energy w' S^{-1} w / 2. The same trajectories, and any form of S will do.
+    """
+
+    def __init__(self, kernel: Kernel, rng: np.random.Generator, x: np.ndarray, metric: GaussianBlock):
+        self.kernel, self.rng, self.metric = kernel, rng, metric
         self.x = x
         self.value, self.gradient = kernel(x)
-        self.log_step = np.log(0.5)
+        self.accept, self.most_steps = _PACES[0]
+        # The largest stable step of a Gaussian falls as p^{-1/4} (Beskos et al. 2013).
+        self.log_step = np.log(0.9 * x.shape[1] ** -0.25)
         self.count = 0
-        self.precondition(mean, factor)
         self.begin()
-
-    def precondition(self, mean: np.ndarray, factor: np.ndarray) -> None:
-        self.mean, self.factor = mean, factor
 
     def begin(self) -> None:
         """Forget the acceptance and divergences so far."""
@@ -137,73 +289,55 @@ class _Walkers:
 
     def transition(self, *, adapt: bool) -> np.ndarray:
         """One trajectory of every chain; returns their states ``[chains, p]``."""
-        rng, step = self.rng, np.exp(self.log_step)
-        length = int(np.clip(round(1.57 / step * rng.uniform(0.4, 1.6)), 1, _MOST_STEPS))
-        v = rng.standard_normal(self.x.shape)
+        rng, step, metric = self.rng, np.exp(self.log_step), self.metric
+        mean = np.asarray(metric.mean)
+        length = int(np.clip(round(1.57 / step * rng.uniform(0.4, 1.6)), 1, self.most_steps))
+        v = metric.sample(rng, len(self.x)) - mean
         x, value, gradient = self.x, self.value, self.gradient
-        energy = -value + 0.5 * (v**2).sum(1)
+        energy = -value + 0.5 * (metric.whiten(v + mean) ** 2).sum(1)
         with np.errstate(all="ignore"):
-            momentum = v + 0.5 * step * (gradient @ self.factor)
+            v = v + 0.5 * step * metric.natural(gradient)
             for i in range(length):
-                x = x + step * momentum @ self.factor.T
+                x = x + step * v
                 # A chain that has left the numbers stays where it is refused.
                 lost = ~np.isfinite(x).all(1)
                 x = np.where(lost[:, None], self.x, x)
                 value, gradient = self.kernel(x)
                 gradient = np.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
                 value = np.where(lost | ~np.isfinite(value), -np.inf, value)
-                momentum = momentum + (0.5 if i == length - 1 else 1.0) * step * (gradient @ self.factor)
-            error = -value + 0.5 * (momentum**2).sum(1) - energy
+                v = v + (0.5 if i == length - 1 else 1.0) * step * metric.natural(gradient)
+            v = np.where(np.isfinite(v), v, 0.0)
+            error = -value + 0.5 * (metric.whiten(v + mean) ** 2).sum(1) - energy
         error = np.where(np.isfinite(error), error, np.inf)
         chance = np.exp(-np.maximum(error, 0.0))
         take = rng.uniform(size=len(chance)) < chance
         self.x = np.where(take[:, None], x, self.x)
         self.value = np.where(take, value, self.value)
         self.gradient = np.where(take[:, None], gradient, self.gradient)
-        mean = float(chance.mean())
+        mean_chance = float(chance.mean())
         self.seen += 1
-        self.accepted += (mean - self.accepted) / self.seen
+        self.accepted += (mean_chance - self.accepted) / self.seen
         self.divergent += (float((error > _DIVERGENT).mean()) - self.divergent) / self.seen
         if adapt:
             # Robbins-Monro on the log step; the mean over chains is a precise signal, so the gain is large.
             self.count += 1
-            self.log_step += 2.0 / np.sqrt(self.count) * (mean - _ACCEPT)
+            self.log_step += 2.0 / np.sqrt(self.count) * (mean_chance - self.accept)
         return self.x
 
 
-def mixing(draws: np.ndarray) -> tuple[float, float]:
-    """Largest split R-hat and smallest effective number, over coordinates, of ``draws [n, chains, p]``.
+def mixing(draws: np.ndarray) -> tuple[float, int, float]:
+    """Largest split R-hat, its coordinate, and smallest effective number, of ``draws [n, chains, p]``.
 
     Both for the draws and for their absolute deviations from the median, which see a chain that has the
     right place but the wrong spread.
     """
     centre = np.median(draws, axis=(0, 1))
-    worst_r, worst_n = 1.0, np.inf
+    worst_r, where, worst_n = 1.0, 0, np.inf
     for values in (draws, np.abs(draws - centre)):
-        n = len(values) // 2
-        halves = np.concatenate([values[:n], values[n : 2 * n]], axis=1)
-        within = halves.var(0, ddof=1).mean(0)
-        between = halves.mean(0).var(0, ddof=1)
-        total = within * (n - 1) / n + between
+        within, total = spreads(split(values))
         with np.errstate(all="ignore"):
-            r = np.sqrt(total / within)
-        worst_r = max(worst_r, float(np.nan_to_num(r, nan=np.inf).max()))
-        worst_n = min(worst_n, float(_effective(halves, within, total).min()))
-    return worst_r, worst_n
-
-
-def _effective(halves: np.ndarray, within: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Effective draws of each coordinate's mean: Geyer's initial positive sequence on pooled autocorrelations."""
-    n, m, p = halves.shape
-    centred = halves - halves.mean(0)
-    size = 2 ** int(np.ceil(np.log2(2 * n)))
-    f = np.fft.rfft(centred, size, axis=0)
-    covariance = np.fft.irfft(f * np.conj(f), size, axis=0)[:n].mean(1) / n
-    with np.errstate(all="ignore"):
-        rho = 1 - (within - covariance * n / (n - 1)) / total
-    rho = np.nan_to_num(rho, nan=1.0)
-    pairs = rho[: n // 2 * 2].reshape(n // 2, 2, p).sum(1)
-    positive = np.cumprod(pairs > 0, axis=0).astype(bool)
-    pairs = np.minimum.accumulate(np.where(positive, pairs, 0.0), axis=0)
-    tau = np.maximum(2 * pairs.sum(0) - 1, 1 / np.log10(n * m))
-    return n * m / tau
+            r = np.nan_to_num(np.sqrt(total / within), nan=np.inf)
+        if r.max() > worst_r:
+            worst_r, where = float(r.max()), int(r.argmax())
+        worst_n = min(worst_n, float(effective_draws(values).min()))
+    return worst_r, where, worst_n

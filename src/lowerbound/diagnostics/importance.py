@@ -29,8 +29,8 @@ from scipy.special import logsumexp
 from lowerbound.algorithms.base import Mode
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.pareto import effective_size, smooth
-from lowerbound.diagnostics.proposals import Component, learn
-from lowerbound.families import Block, DenseGaussian
+from lowerbound.diagnostics.proposals import Component, elliptical, learn
+from lowerbound.families import Block, DenseGaussian, GaussianBlock
 from lowerbound.kernel import Kernel
 
 #: Draws of a round, from all components together.
@@ -54,6 +54,9 @@ class Weighted:
         elbo, elbo_se: From the draws of q alone.
         bad: Share of draws with a log density that is not finite.
         rounds: How often r was fitted anew.
+        fisher: Covariance-weighted Fisher divergence of q, E_q |L'(grad log p - grad log q)|^2 with its own
+            covariance LL'; NaN where q is no Gaussian.
+        proposal: The r of the most efficient round, and its draws' weights.
     """
 
     draws: np.ndarray
@@ -67,6 +70,8 @@ class Weighted:
     elbo_se: float
     bad: float
     rounds: int
+    fisher: float = np.nan
+    proposal: Mixture | None = None
 
     def parts(self) -> tuple[np.ndarray, np.ndarray]:
         """Two independent halves of the draws."""
@@ -118,18 +123,21 @@ def weigh(
         size: Draws a round.
     """
     p = q.dimension
-    defence = [Component(q, None), Component(q, _DEGREES)]
+    defence = [Component(q, None), Component(elliptical(q), _DEGREES)]
     fresh = defence + [Component(DenseGaussian(m.mean, root(m.covariance)), _DEGREES) for m in modes]
     counts = [size // 2, size // 2] + [size // 4] * len(modes)
     done: list[_Round] = []
     result: Weighted | None = None
+    fisher = np.nan
     for r in range(rounds):
         x = np.concatenate([c.draw(rng, n) for c, n in zip(fresh, counts, strict=True)])
         with np.errstate(all="ignore"):
-            value = kernel(x)[0]
+            value, gradient = kernel(x)
+        if r == 0 and isinstance(q, GaussianBlock):
+            fisher = fisher_divergence(q, x[: counts[0]], gradient[: counts[0]])
         done.append(_Round.weigh(x, value, fresh, np.array(counts)))
-        result = _pool(done)
-        if not _worth_more(result, done[0], p):
+        result = _pool(done, fisher)
+        if kernel.late or not _worth_more(result, done[0], p):
             break
         if done[0].efficiency > 0.6 or r + 1 == rounds:
             counts = [int(0.8 * size), int(0.2 * size)] + [size // 4] * len(modes)
@@ -146,6 +154,37 @@ def weigh(
     return result
 
 
+def fisher_divergence(q: GaussianBlock, x: np.ndarray, gradient: np.ndarray) -> float:
+    """E_q |L'(g - grad log q)|^2 over draws ``x [n, p]`` of q with scores ``g [n, p]`` of the target.
+
+    With S = LL' and grad log q(x) = -S^{-1}(x - m) it is g'Sg + 2 g'(x - m) + |L^{-1}(x - m)|^2: zero where q is the
+    posterior, and p where q has the scores of nothing.
+    """
+    with np.errstate(all="ignore"):
+        terms = (gradient * q.natural(gradient)).sum(1) + 2 * (gradient * (x - q.mean)).sum(1)
+        terms = terms + (q.whiten(x) ** 2).sum(1)
+    finite = np.isfinite(terms)
+    return float(terms[finite].mean()) if finite.any() else np.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """A proposal r and what its draws weigh.
+
+    Attributes:
+        components, shares: Of r.
+        log_weights: log p(x, z) - log r(z) of its own draws ``[n]``.
+    """
+
+    components: list[Component]
+    shares: np.ndarray
+    log_weights: np.ndarray
+
+    def log_prob(self, x: np.ndarray) -> np.ndarray:
+        densities = np.stack([c.log_prob(x) for c in self.components])
+        return logsumexp(densities + np.log(self.shares)[:, None], axis=0)
+
+
 @dataclass(frozen=True, eq=False)
 class _Round:
     """Draws from one mixture r, weighted by it."""
@@ -157,6 +196,7 @@ class _Round:
     log_evidence: float
     log_evidence_se: float
     efficiency: float
+    proposal: Mixture
 
     @staticmethod
     def weigh(x: np.ndarray, value: np.ndarray, components: list[Component], counts: np.ndarray) -> _Round:
@@ -165,8 +205,9 @@ class _Round:
         log_r = logsumexp(densities + np.log(counts / counts.sum())[:, None], axis=0)
         log_w = value - log_r
         own = value[: counts[0]] - densities[0, : counts[0]]
+        proposal = Mixture(components, counts / counts.sum(), log_w)
         if not np.isfinite(log_w).any():
-            return _Round(x, value, log_w, own, -np.inf, np.inf, 0.0)
+            return _Round(x, value, log_w, own, -np.inf, np.inf, 0.0, proposal)
         scale = logsumexp(log_w) - np.log(len(x))
         w = np.exp(log_w - scale)
         control = np.exp(densities - log_r).T - 1
@@ -176,12 +217,11 @@ class _Round:
         if not mean > 0.2:  # a handful of weights rule: the regression means nothing
             mean, error = 1.0, w.std() / np.sqrt(len(x))
         smoothed, _ = smooth(log_w)
-        return _Round(
-            x, value, log_w, own, float(scale + np.log(mean)), float(error / mean), effective_size(smoothed) / len(x)
-        )
+        evidence, se = float(scale + np.log(mean)), float(error / mean)
+        return _Round(x, value, log_w, own, evidence, se, effective_size(smoothed) / len(x), proposal)
 
 
-def _pool(rounds: list[_Round]) -> Weighted:
+def _pool(rounds: list[_Round], fisher: float) -> Weighted:
     """All rounds together, each in proportion to its efficiency."""
     share = np.array([r.efficiency for r in rounds]) + 1e-12
     share = share / share.max()
@@ -203,7 +243,8 @@ def _pool(rounds: list[_Round]) -> Weighted:
         elbo, elbo_se = float(finite.mean()), float(finite.std() / np.sqrt(len(finite)))
     x = np.concatenate([r.x for r in rounds])
     value = np.concatenate([r.value for r in rounds])
-    return Weighted(x, value, log_w, smoothed, k, log_evidence, se, elbo, elbo_se, bad, len(rounds) - 1)
+    best = max(rounds, key=lambda r: r.efficiency).proposal
+    return Weighted(x, value, log_w, smoothed, k, log_evidence, se, elbo, elbo_se, bad, len(rounds) - 1, fisher, best)
 
 
 def _worth_more(w: Weighted, first: _Round, p: int) -> bool:

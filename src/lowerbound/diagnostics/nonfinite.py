@@ -1,7 +1,7 @@
-"""Which site, transform and row made the log density not finite.
+"""Which site, transform, row and operation made the log density not finite, and at which step of the fit.
 
-Only run once something has gone wrong: the model is evaluated factor by factor, outside any compiled
-program, which is slow.
+Only run once something has gone wrong: the model is evaluated factor by factor, then operation by operation
+(:mod:`~lowerbound.diagnostics.blame`), outside any compiled program, which is slow.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from numpyro.distributions import biject_to
 from numpyro.distributions.distribution import validation_enabled
 
 from lowerbound.algorithms.search import far_points
+from lowerbound.diagnostics.blame import blame, transform_name
 from lowerbound.errors import ModelError, NotFiniteError
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model
@@ -21,18 +21,43 @@ from lowerbound.precision import float64
 
 
 def explain(model: Model, x: np.ndarray) -> list[str]:
-    """What is not finite at the unconstrained point ``x [p]``, one sentence each; empty if all is."""
+    """Which site is not finite at the unconstrained point ``x [p]``, one sentence each; empty if all is."""
+    return _by_site(model, x)[0]
+
+
+def forensics(kernel: Kernel, x: np.ndarray) -> list[str]:
+    """All that can be said of the point ``x [p]``: sites that are not finite, then the operation to blame.
+
+    Empty if the value and the gradient are finite there.
+    """
+    with np.errstate(all="ignore"):
+        value, gradient = kernel(x[None])
+    found, kinds = _by_site(kernel.model, x)
+    if not np.isfinite(x).all():
+        return found
+    slope = bool(np.isfinite(value[0]))
+    if slope and np.isfinite(gradient).all():
+        return []
+    if slope:
+        found = [_no_gradient(kernel.model, value[0], gradient[0])]
+    culprit = blame(kernel, x, gradient=slope, kinds=kinds)
+    return [*found, f"first not finite: {culprit}"] if culprit is not None else found
+
+
+def _by_site(model: Model, x: np.ndarray) -> tuple[list[str], tuple[str, ...]]:
+    """Sentences, and the classes of the distributions that they are about."""
     found: list[str] = []
+    kinds: list[str] = []
     # (NumPyro's own check of parameters would stop at the first, and with less to say.)
     with float64(), np.errstate(all="ignore"), validation_enabled(False):
         if not np.isfinite(x).all():
             where = model.sites_of(np.flatnonzero(~np.isfinite(x)))
-            return [f"the point itself is not finite in site(s) {', '.join(where)}"]
+            return [f"the point itself is not finite in site(s) {', '.join(where)}"], ()
         evaluation = model.evaluate(model.unflatten(jax.numpy.asarray(x)), model.arguments, False)
         for name, site in model.sites.items():
             value = np.asarray(evaluation.values.get(name, 0.0))
             if not np.isfinite(value).all():
-                transform = type(biject_to(site.support)).__name__
+                transform = transform_name(site.support)
                 found.append(f"site {name!r}: {transform} onto {site.support} gives {_first(value)}")
         if not np.isfinite(np.asarray(evaluation.log_det)):
             found.append(f"the Jacobian of the transforms is {float(evaluation.log_det)}")
@@ -44,10 +69,11 @@ def explain(model: Model, x: np.ndarray) -> list[str]:
                 if f.distribution is None:
                     found.append(f"the log density is {_first(lp)}")
                 else:
+                    kinds.append(what)
                     found.append(
                         f"{kind} {f.site!r} ({what}): log probability is {_first(lp)}{_parameters(f.distribution, lp)}"
                     )
-    return found
+    return found, tuple(kinds)
 
 
 def _first(value: np.ndarray) -> str:
@@ -96,13 +122,14 @@ def check_starts(kernel: Kernel, x: np.ndarray) -> None:
     if not finite.any() and usable(kernel, far_points(kernel)).any():
         return
     if not finite.any():
-        reasons = explain(model, x[0])
-        if not reasons and np.isfinite(value[0]):
-            reasons = [_no_gradient(model, value[0], gradient[0])]
+        reasons = forensics(kernel, x[0])
+        told = "; ".join(reasons) or "no single site is to blame, only their sum"
+        general = (
+            "" if "Suggestion: " in told else " Check the data's scale, and priors or transforms that overflow there."
+        )
         raise NotFiniteError(
             f"the log density of {model.name!r} is not finite at any of {len(x)} starting points. At the middle of "
-            f"the latents' supports: {'; '.join(reasons) or 'no single site is to blame, only their sum'}. "
-            "Check the data's scale, and priors or transforms that overflow there."
+            f"the latents' supports: {told.rstrip('.')}.{general}"
         )
     if not gradient[finite].any():
         raise ModelError(
@@ -121,11 +148,8 @@ def usable(kernel: Kernel, x: np.ndarray) -> np.ndarray:
 def culprits(kernel: Kernel, x: np.ndarray) -> list[str]:
     """What is not finite at the first of the points ``x [m, p]`` where something is not; empty if nothing is."""
     value, gradient = kernel(x)
-    for i in np.flatnonzero(~np.isfinite(value)):
-        return explain(kernel.model, x[i])
-    for i in np.flatnonzero(~np.isfinite(gradient).all(1)):
-        return [_no_gradient(kernel.model, value[i], gradient[i])]
-    return []
+    bad = [*np.flatnonzero(~np.isfinite(value)), *np.flatnonzero(~np.isfinite(gradient).all(1))]
+    return forensics(kernel, x[bad[0]]) if bad else []
 
 
 def _no_gradient(model: Model, value: float, gradient: np.ndarray) -> str:

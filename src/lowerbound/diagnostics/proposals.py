@@ -10,7 +10,7 @@ from scipy.special import gammaln, logsumexp
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.pareto import effective_size
 from lowerbound.expectations.noise import stratified_normals, student_scales
-from lowerbound.families import Block, DenseGaussian
+from lowerbound.families import Block, DenseGaussian, FlowBlock, SinhArcsinhBlock
 
 #: Degrees of freedom of learned components: heavier than a Gaussian's tails, with finite fourth moments.
 _DEGREES = 6.0
@@ -56,6 +56,14 @@ class Component:
             - 0.5 * p * np.log(nu * np.pi)
             - 0.5 * (nu + p) * np.log1p(distance / nu)
         )
+
+
+def elliptical(q: Block) -> Block:
+    """q itself where its density is a function of one distance, as a Student-t about it needs; else a Gaussian with
+    q's mean and covariance."""
+    if isinstance(q, (FlowBlock, SinhArcsinhBlock)):
+        return DenseGaussian(np.asarray(q.mean), root(np.asarray(q.covariance())))
+    return q
 
 
 def learn(

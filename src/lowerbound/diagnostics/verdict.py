@@ -2,22 +2,28 @@
 
 The rules, in order:
 
-* NOT_TRUSTED if the fit ended for a reason that leaves no answer (flat, unbounded, interrupted, not
-  finite), more than 1% of q's draws have a density that is not finite, or the log density is so large
+* NOT_TRUSTED if the fit ended for a reason that leaves no answer (flat, unbounded, interrupted, out
+  of time, not finite), more than 1% of q's draws have a density that is not finite, or the log density is so large
   that float64 cannot tell 0.001 nats apart.
-* TRUSTED if the stopping rule was met, the estimated gap KL(q || p) is below 0.005 nats (beyond its
+* By weights, TRUSTED if the stopping rule was met, the estimated gap KL(q || p) is below 0.005 nats (beyond its
   error), k-hat < 0.5, and importance weighting moves no mean by more than 0.05 sd and no sd by more
   than 5%: q is the posterior, for every use that a sample of some thousand draws has.
-* CORRECTED if the weights of the defensive mixture can bear the correction: k-hat < 0.5 with a fifth of
+* By weights, CORRECTED if those of the defensive mixture can bear the correction: k-hat < 0.5 with a fifth of
   the draws effective, or < 0.7 with two fifths (a mixture that has been taught and is still less
   efficient has met a shape it cannot take, and what it misses k-hat cannot see), or weights so even
   that their tail means nothing; at least 1,000 effective draws, before smoothing as after; the log
   evidence known to 0.1 nats; two halves of the draws that agree; and, where there are several modes,
   few that a single search met. The draws returned are importance resamples, not q's.
-* CORRECTED too if short Hamiltonian chains started from the weighted draws have mixed (R-hat < 1.02 over
-  all chains, at least 1,000 effective draws, fewer than 0.1% divergent, acceptance above 0.5) and no
-  other mode is known: the draws are the chains'.
-* NOT_TRUSTED otherwise. If the chains came near (R-hat < 1.2) the draws are theirs all the same.
+* Then short Hamiltonian chains are started from the draws. *Mixed* chains have R-hat < 1.05, at least 400
+  effective draws, Monte Carlo errors below 0.04 sd, fewer than 0.1% divergent and acceptance above 0.5. If they
+  move a reported mean or log sd by more than 0.1, significantly (at 1% for all parameters together), the weights
+  had not seen everything: the draws returned are those of the chains (CORRECTED) if they are mixed, and
+  NOT_TRUSTED if not. Chains so far from agreement (R-hat above 1.2) that they can say nothing overrule the weights
+  too. Where several modes are known, chains that have not crossed between them say nothing.
+* Where the weights could not tell, mixed chains can: TRUSTED if the stopping rule was met and they move no mean
+  and no log sd of q by more than 0.05, CORRECTED if they move some, with the draws of the chains.
+* NOT_TRUSTED otherwise, and where a parameter's tail is so heavy that its sd may not exist (k-hat of its second
+  moment at least 0.9). If the chains came near (R-hat < 1.2) the draws are theirs all the same.
 
 Thresholds: k-hat from Vehtari et al. (2024); 1,000 effective draws are a Monte Carlo error of 0.03 sd;
 0.005 nats move a mean by at most 0.1 sd in the worst direction there is.
@@ -31,15 +37,19 @@ from enum import Enum
 import numpy as np
 
 from lowerbound.algorithms.base import Mode, Status
-from lowerbound.diagnostics.chains import Chains
+from lowerbound.diagnostics.chains import Chains, Drift
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.importance import Weighted
-from lowerbound.families import Block
+from lowerbound.diagnostics.shift import Shift
 
 GAP = 0.005
 #: Nats that float64 must be able to tell apart in the log density.
 RESOLUTION = 1e-3
 SHIFT = 0.05
+#: Shift of a reported moment, in sds, that mixed chains must not show.
+DRIFT = 0.1
+#: R-hat from which chains say nothing, but that something is wrong.
+APART = 1.2
 USABLE_K = 0.7
 GOOD_K = 0.5
 LEARNED = 0.4
@@ -74,6 +84,9 @@ class Verdict:
         effective: Effective draws behind the weights.
         not_checked: What this verdict does not cover.
         fatal: Whether the fit ended for a reason that leaves no answer.
+        fisher: Covariance-weighted Fisher divergence of q: 0 at the posterior; NaN where q is no Gaussian.
+        r_hat: Of the short chains; NaN where none were run.
+        modes: The posterior mass of each mode that was found, by the weights; a single 1.0 for one.
     """
 
     status: VerdictStatus
@@ -88,8 +101,10 @@ class Verdict:
     kl_gap: Estimate
     effective: float
     not_checked: tuple[str, ...] = field(default=())
-
     fatal: bool = False
+    fisher: float = float("nan")
+    r_hat: float = float("nan")
+    modes: tuple[float, ...] = (1.0,)
 
     @property
     def trusted(self) -> bool:
@@ -111,16 +126,28 @@ def judge(
     modes: list[Mode],
     shift: Shift,
     names: list[str],
+    *,
     missing: float = 0.0,
+    flat: tuple[str, ...] = (),
 ) -> Verdict:
-    """Apply the rules at the top of this file."""
+    """The rules at the top of this file, as far as importance weights go.
+
+    Args:
+        status, rule: How the fit ended, and the stopping rule in words.
+        weighted: The weighted draws.
+        modes: Other modes.
+        shift: How far the weights move q's moments.
+        names: Of the coordinates.
+        missing: Estimated share of modes that were not met.
+        flat: Sites in which the density is flat.
+    """
     w = weighted
     gap = Estimate(w.gap, w.gap_se)
     reasons: list[str] = []
     parameters: tuple[str, ...] = ()
     next_step = ""
     k_text = f"k-hat = {w.pareto_k:.2f}" if np.isfinite(w.pareto_k) else "the importance weights are constant"
-    fatal = status in (Status.FLAT, Status.UNBOUNDED, Status.NOT_FINITE, Status.INTERRUPTED)
+    fatal = status in (Status.FLAT, Status.UNBOUNDED, Status.NOT_FINITE, Status.INTERRUPTED, Status.OUT_OF_TIME)
     means, sds = np.abs(shift.mean), np.abs(shift.log_sd)
     worst = np.argsort(-np.nan_to_num(np.maximum(means, sds), nan=np.inf))
     moved = [names[i] for i in worst if means[i] > SHIFT or sds[i] > SHIFT]
@@ -147,12 +174,14 @@ def judge(
             why_not = f"the log density is not finite at {w.bad:.0%} of q's draws"
         sentence = f"This posterior is not an answer: {why_not}."
         if status is Status.FLAT:
-            parameters = tuple(shift.flat)
+            parameters = flat
             next_step = (
-                f"give {', '.join(shift.flat)} a proper prior" if shift.flat else "give every latent a proper prior"
+                f"give {', '.join(flat)} a proper prior" if flat else "give every latent a proper prior"
             ) + ": nothing in the model or the data bounds it."
         elif status is Status.INTERRUPTED:
             next_step = "run the fit to its end."
+        elif status is Status.OUT_OF_TIME:
+            next_step = "allow more max_seconds, or fit fewer rows first."
         else:
             next_step = "look for a prior or a transform that overflows there."
     elif (
@@ -188,16 +217,13 @@ def judge(
         if not shift.agree:
             why.append("two halves of the weighted draws disagree")
         sentence = "q does not match the posterior and could not be corrected: " + ", ".join(why) + "."
-        next_step = (
-            "Try the other parameterisation of hierarchical scales (numpyro.infer.reparam.LocScaleReparam turns "
-            "centred into non-centred), tighten vague priors, or check these parameters with MCMC."
-        )
+        next_step = _NEXT
         if missing > MISSING:
             next_step = "Restrict the prior to one mode, or order components that can be exchanged."
     if np.isfinite(w.elbo):
-        reasons.append(
-            f"ELBO {Estimate(w.elbo, w.elbo_se)}, estimated gap KL(q||p) = {max(gap.value, 0):.3g} ± {gap.se:.2g} nats"
-        )
+        fisher = f", Fisher divergence {w.fisher:.2g}" if np.isfinite(w.fisher) else ""
+        estimated = f"estimated gap KL(q||p) = {max(gap.value, 0):.3g} ± {gap.se:.2g} nats{fisher}"
+        reasons.append(f"ELBO {Estimate(w.elbo, w.elbo_se)}, {estimated}")
         reasons.append(f"{k_text}, {w.effective:.0f} effective of {len(w.draws)} weighted draws")
     if modes:
         lower = ", ".join(f"{w.elbo - m.elbo:.1f}" for m in modes)
@@ -218,32 +244,93 @@ def judge(
         w.effective,
         ("modes that no start found", "tails that neither q nor its Student-t reaches"),
         bool(fatal or coarse or w.bad > 0.01),
+        w.fisher,
     )
 
 
-def judge_chains(verdict: Verdict, chains: Chains, *, crossing: bool = True) -> Verdict:
-    """A NOT_TRUSTED verdict after short chains: CORRECTED if they have mixed.
+def judge_chains(verdict: Verdict, chains: Chains, q: Drift, reported: Drift, names: list[str]) -> Verdict:
+    """The rules at the top of this file, once short chains have been run.
 
-    ``crossing`` is False where other modes are known: chains that agree may then all be in one of them.
+    Args:
+        verdict: What the weights said; not fatal.
+        chains: The short chains.
+        q: Shift from q's moments to the chains'.
+        reported: Shift from the moments of the draws that the weights would return.
+        names: Of the coordinates.
     """
+    error = chains.error
     found = (
-        f"short Hamiltonian chains: R-hat {chains.r_hat:.3f}, {chains.effective:.0f} effective draws, "
-        f"{chains.divergent:.2%} divergent"
+        f"short Hamiltonian chains: R-hat {chains.r_hat:.3f}, {chains.effective:.0f} effective draws, errors up to "
+        f"{error:.2g} sd, {chains.divergent:.2%} divergent"
     )
-    if chains.mixed and crossing:
+    against = reported if verdict.trusted else q
+    beyond = against.beyond(DRIFT)
+    moved = tuple(names[i] for i in np.argsort(-against.size) if beyond[i])
+    size = float(np.nan_to_num(against.size, nan=np.inf).max())
+    changes: dict = {"reasons": (*verdict.reasons, found), "r_hat": chains.r_hat}
+    if verdict.trusted and not moved and chains.r_hat < APART:
+        said = f"the chains move no reported mean or log sd by more than {size:.2g} (with their errors)"
+        changes["reasons"] += (said,)
+        return replace(verdict, **changes)
+    if chains.mixed:
+        changes |= {"next_step": "", "effective": chains.effective}
+        if verdict.converged and not verdict.trusted and float(q.size.max()) <= SHIFT:
+            return replace(
+                verdict,
+                **changes,
+                status=VerdictStatus.TRUSTED,
+                sentence=f"q's means and sds are the posterior's to within {max(size, 0.01):.2g} sd; "
+                "its draws can be used.",
+                parameters=(),
+            )
         return replace(
             verdict,
+            **changes,
             status=VerdictStatus.CORRECTED,
             sentence="q does not match the posterior; the draws returned are those of short chains started from it, "
             f"which have mixed ({chains.effective:.0f} effective).",
-            reasons=(*verdict.reasons, found),
-            next_step="",
-            effective=chains.effective,
+            parameters=moved or verdict.parameters,
         )
-    sentence = verdict.sentence
+    changes["next_step"] = verdict.next_step or _NEXT
+    worst = names[chains.worst]
+    if verdict.trusted:
+        changes |= {"status": VerdictStatus.NOT_TRUSTED, "parameters": moved or (worst,)}
+        why = "short chains started from its draws "
+        if moved:
+            why += f"leave them (by {size:.2g} sd in {moved[0]})"
+        else:
+            why += f"do not agree with one another (R-hat {chains.r_hat:.2f} in {worst})"
+        sentence = f"q seemed to match the posterior by its weights, but {why}."
+    else:
+        changes["parameters"] = moved or verdict.parameters or (worst,)
+        sentence = verdict.sentence
     if chains.usable:
         sentence += " The draws returned are those of short chains, which are nearer but have not mixed."
-    return replace(verdict, sentence=sentence, reasons=(*verdict.reasons, found))
+    return replace(verdict, **changes, sentence=sentence)
+
+
+def judge_tails(verdict: Verdict, heavy: tuple[str, ...]) -> Verdict:
+    """NOT_TRUSTED where parameters have tails so heavy that their sd may not exist."""
+    if not heavy or verdict.fatal:
+        return verdict
+    few = ", ".join(heavy[:6]) + (" and others" if len(heavy) > 6 else "")
+    said = f"the tails of {few} are so heavy that the sd may not exist"
+    if not verdict.trusted:
+        return replace(verdict, reasons=(*verdict.reasons, said))
+    return replace(
+        verdict,
+        status=VerdictStatus.NOT_TRUSTED,
+        sentence=f"The bulk of the posterior is matched, but {said}; no sample can tell it.",
+        reasons=verdict.reasons,
+        parameters=heavy,
+        next_step="Report medians and quantiles of these parameters, or give them priors with lighter tails.",
+    )
+
+
+_NEXT = (
+    "Try the other parameterisation of hierarchical scales (numpyro.infer.reparam.LocScaleReparam turns "
+    "centred into non-centred), tighten vague priors, or check these parameters with MCMC."
+)
 
 
 def judge_point(status: Status, rule: str) -> Verdict:
@@ -261,55 +348,3 @@ def judge_point(status: Status, rule: str) -> Verdict:
         Estimate(np.inf, 0.0),
         0.0,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Shift:
-    """How far importance weighting moves q's moments, per unconstrained coordinate.
-
-    Attributes:
-        mean: In q's standard deviations.
-        log_sd: log ratio of the standard deviations.
-        agree: Whether two independent halves of the weighted draws give the same moments.
-        flat: Sites without a gradient.
-    """
-
-    mean: np.ndarray
-    log_sd: np.ndarray
-    agree: bool
-    flat: tuple[str, ...] = ()
-
-
-def shift_of(weighted: Weighted, q: Block, flat: tuple[str, ...] = ()) -> Shift:
-    """Compare the weighted moments with q's, and two halves of the weighted draws with each other.
-
-    q's moments are taken from the same draws, weighted by q(z) / r(z) in place of p(x, z) / r(z): where the
-    two weights agree the draws' own error cancels. A half of effective size n knows a mean to about
-    1/sqrt(n) sd; halves that differ by more than six times that (and by more than 0.1) saw different
-    posteriors.
-    """
-    x = weighted.draws
-    w = np.exp(weighted.smoothed)
-    log_v = np.asarray(q.log_prob(x)) - (weighted.log_density - weighted.log_weights)
-    v = np.exp(log_v - log_v.max()) if np.isfinite(log_v.max()) else w
-    q_mean, q_sd = _moments(x, v / v.sum())
-    mean, sd = _moments(x, w)
-    if not (np.isfinite(mean).all() and np.isfinite(q_mean).all()):
-        return Shift(np.full(q.dimension, np.inf), np.full(q.dimension, np.inf), False, flat)
-    halves = []
-    for part in weighted.parts():
-        u = w[part] / max(w[part].sum(), 1e-300)
-        halves.append((*_moments(x[part], u), 1 / max((u**2).sum(), 1e-300)))
-    (m1, s1, n1), (m2, s2, n2) = halves
-    error = 6 * np.sqrt(1 / n1 + 1 / n2)
-    agree = bool(
-        np.all(np.abs(m1 - m2) / sd < max(error, 0.1)) and np.all(np.abs(np.log(s1 / s2)) < max(1.5 * error, 0.1))
-    )
-    return Shift((mean - q_mean) / q_sd, np.log(sd / q_sd), agree, flat)
-
-
-def _moments(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mean = w @ x
-    # In units of the draws' own spread, so that squares neither vanish nor overflow.
-    unit = np.maximum(np.abs(x - mean).max(0), 1e-300)
-    return mean, unit * np.sqrt(np.maximum(w @ ((x - mean) / unit) ** 2, 1e-300))

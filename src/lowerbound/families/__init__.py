@@ -3,9 +3,11 @@
 from lowerbound.families.base import Block, Family, GaussianBlock
 from lowerbound.families.dense import Dense, DenseGaussian
 from lowerbound.families.diagonal import Diagonal, DiagonalGaussian
+from lowerbound.families.flow import Flow, FlowBlock
 from lowerbound.families.low_rank import LowRank, LowRankGaussian
 from lowerbound.families.point_mass import Point, PointMass
 from lowerbound.families.product import BoundProduct, Product, ProductBlock
+from lowerbound.families.sinh_arcsinh import SinhArcsinh, SinhArcsinhBlock
 
 __all__ = [
     "Block",
@@ -15,6 +17,8 @@ __all__ = [
     "Diagonal",
     "DiagonalGaussian",
     "Family",
+    "Flow",
+    "FlowBlock",
     "GaussianBlock",
     "LowRank",
     "LowRankGaussian",
@@ -22,4 +26,6 @@ __all__ = [
     "PointMass",
     "Product",
     "ProductBlock",
+    "SinhArcsinh",
+    "SinhArcsinhBlock",
 ]

@@ -96,6 +96,10 @@ class GaussianBlock(LocatedBlock):
         """The covariance ``[d, d]``, whatever that costs."""
 
     @abstractmethod
+    def natural(self, gradient: Any) -> Any:
+        """The covariance times each row of ``gradient [s, d]``: the natural gradient with respect to the mean."""
+
+    @abstractmethod
     def rescale(self, shift: np.ndarray, scale: np.ndarray) -> GaussianBlock:
         """The distribution of ``shift + scale * x``."""
 

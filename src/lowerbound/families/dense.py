@@ -48,6 +48,9 @@ class DenseGaussian(GaussianBlock):
     def covariance(self) -> Any:
         return self.scale_tril @ self.scale_tril.T
 
+    def natural(self, gradient: Any) -> Any:
+        return (gradient @ self.scale_tril) @ self.scale_tril.T
+
     def rescale(self, shift: np.ndarray, scale: np.ndarray) -> DenseGaussian:
         return DenseGaussian(shift + scale * self.location, scale[:, None] * self.scale_tril)
 

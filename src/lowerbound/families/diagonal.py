@@ -46,6 +46,9 @@ class DiagonalGaussian(GaussianBlock):
     def covariance(self) -> Any:
         return namespace(self.scale).diag(self.scale**2)
 
+    def natural(self, gradient: Any) -> Any:
+        return self.scale**2 * gradient
+
     def rescale(self, shift: np.ndarray, scale: np.ndarray) -> DiagonalGaussian:
         return DiagonalGaussian(shift + scale * self.location, scale * self.scale)
 

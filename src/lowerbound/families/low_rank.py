@@ -77,6 +77,9 @@ class LowRankGaussian(GaussianBlock):
     def covariance(self) -> Any:
         return namespace(self.factor).diag(self.scale**2) + self.factor @ self.factor.T
 
+    def natural(self, gradient: Any) -> Any:
+        return self.scale**2 * gradient + (gradient @ self.factor) @ self.factor.T
+
     def rescale(self, shift: np.ndarray, scale: np.ndarray) -> LowRankGaussian:
         return LowRankGaussian(shift + scale * self.location, scale * self.scale, scale[:, None] * self.factor)
 

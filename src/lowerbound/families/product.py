@@ -10,8 +10,10 @@ import numpy as np
 
 from lowerbound.errors import IncompatibleError, unknown_name
 from lowerbound.families.base import Block, Family
+from lowerbound.families.flow import Flow
 from lowerbound.families.linalg import namespace
 from lowerbound.families.point_mass import PointMass
+from lowerbound.families.sinh_arcsinh import SinhArcsinh
 from lowerbound.model.base import Model
 
 
@@ -100,10 +102,11 @@ class Product(Family):
                 raise IncompatibleError(
                     f"Product: {key!r} is no site name; needed: a name, a tuple of names, or `...`."
                 )
-            if not isinstance(family, Family) or isinstance(family, (Product, PointMass)):
+            if not isinstance(family, Family) or isinstance(family, (Product, PointMass, Flow, SinhArcsinh)):
                 raise IncompatibleError(
                     f"Product: {key!r} is given {family!r}; needed: Dense(), Diagonal() or LowRank(). "
-                    "(A point mass has no density, so neither has a product with one.)"
+                    "(A point mass has no density, so neither has a product with one; flows and "
+                    "sinh-arcsinh are fitted to all sites together.)"
                 )
 
     def bind(self, model: Model) -> BoundProduct:

@@ -94,6 +94,8 @@ class Model:
         argument_names: Their names.
         evaluate: ``evaluate(params, arguments, constrained) -> Evaluation``; ``params`` maps a site
             to its unconstrained (or, with ``constrained=True``, constrained) value.
+        movable: ``movable()`` names the sites that :meth:`moved` can put into other coordinates.
+        reparameterize: See :meth:`moved`.
     """
 
     name: str
@@ -102,6 +104,18 @@ class Model:
     arguments: Sequence[np.ndarray]
     argument_names: Sequence[str]
     evaluate: Callable[[Mapping[str, Any], Sequence[Any], bool], Evaluation] = field(repr=False)
+    movable: Callable[[], list[str]] = field(default=list, repr=False)
+    reparameterize: Callable[[Mapping[str, Any]], Model] | None = field(default=None, repr=False)
+
+    def moved(self, centredness: Mapping[str, Any]) -> Model:
+        """The same model with other unconstrained coordinates: see :mod:`lowerbound.model.reparameterization`.
+
+        Args:
+            centredness: From names of :attr:`movable` sites to numbers or arrays between 0 (non-centred) and 1
+                (as written).
+        """
+        assert self.reparameterize is not None, "only what movable() names can be moved"
+        return self.reparameterize(centredness)
 
     @staticmethod
     def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Model:

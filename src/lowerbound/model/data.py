@@ -68,8 +68,12 @@ class Data:
 
     def rebuild(self, arguments: Sequence[Any]) -> dict[str, Any]:
         """The keyword arguments, with ``arguments`` in place of the arrays."""
+        return self.filled(arguments if self.traced else self.arrays)
+
+    def filled(self, arrays: Sequence[Any]) -> dict[str, Any]:
+        """The keyword arguments with ``arrays`` in place of the arrays, traced or not."""
         leaves = list(self._leaves)
-        for i, a in zip(self._where, arguments if self.traced else self.arrays, strict=True):
+        for i, a in zip(self._where, arrays, strict=True):
             leaves[i] = a
         return jax.tree_util.tree_unflatten(self._tree, leaves)
 

@@ -8,6 +8,7 @@ all its rows, so that no minibatch is silently mis-scaled.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +25,10 @@ from numpyro.distributions import biject_to
 from numpyro.primitives import Messenger
 
 from lowerbound.errors import DataError, ModelError
-from lowerbound.model.base import Evaluation, Factor, Model, Site, bijection, is_real, place
+from lowerbound.model.base import Evaluation, Factor, Model, Site, abstract, bijection, is_real, place
 from lowerbound.model.data import Data, check_array, trace_with_data
+from lowerbound.model.reparameterization import depend_on_latents, enter, is_movable, leave, location_scale
+from lowerbound.model.reparameterization import log_prob as moved_log_prob
 from lowerbound.precision import float64
 
 _JACOBIAN = "_lowerbound_log_det_"
@@ -52,8 +55,8 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         data: Its keyword arguments. Arrays are traced, everything else stays static.
 
     Raises:
-        ModelError: missing or unknown arguments, no latent or no observed site, a discrete latent,
-            an unusable support, or an error inside the model.
+        ModelError: missing or unknown arguments, no latent site, data left out, a discrete latent, an unusable
+            support, or an error inside the model.
         DataError: data that are empty, not finite, or outside the support of the distribution they
             are observed under.
     """
@@ -107,10 +110,11 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                 f"the model {name!r} has no latent sites, so there is nothing to infer. "
                 "Add numpyro.sample sites without obs=."
             )
-        if not observed:
+        forgotten = _left_out(model, bound.names)
+        if not observed and forgotten:
             raise ModelError(
-                f"the model {name!r} has no observed sites, so its posterior is its prior. Latent: {list(sites)}. "
-                "Pass the data that the model observes, or add obs= to a numpyro.sample (or a numpyro.factor)."
+                f"the model {name!r} has no observed sites, so its posterior would be its prior, and was not given "
+                f"{', '.join(forgotten)}. Pass the data that the model observes."
             )
         discrete = [n for n, s in sites.items() if s.support.is_discrete]
         if discrete:
@@ -120,8 +124,13 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
             )
         placed = place(sites)
 
-    def evaluate(params: Mapping[str, Any], arguments: Sequence[Any], constrained: bool) -> Evaluation:
-        trace = run(arguments, lambda site: _substitute(params, site, constrained))
+    count = len(bound.arrays)
+
+    def evaluate(
+        params: Mapping[str, Any], arguments: Sequence[Any], constrained: bool, moved: Sequence[str] = ()
+    ) -> Evaluation:
+        centredness = dict(zip(moved, arguments[count:], strict=True))
+        trace = run(arguments[:count], lambda site: _substitute(params, site, constrained, centredness))
         values: dict[str, Any] = {}
         found: dict[str, Any] = {}
         factors: list[Factor] = []
@@ -138,13 +147,57 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                 else:
                     found[n] = site["value"]
             elif site["type"] == "sample":
-                log_prob = _log_prob(site)
+                if n in centredness and (at := location_scale(site["fn"])) is not None:
+                    own = values[n] if constrained else params[n]
+                    log_prob = moved_log_prob(site["fn"], at, centredness[n], own, site["value"])
+                    log_prob = log_prob if site["scale"] is None else site["scale"] * log_prob
+                else:
+                    log_prob = _log_prob(site)
                 factors.append(Factor(n, site["fn"], site["value"], site["scale"], log_prob, site["is_observed"]))
                 if n in placed and not constrained:
                     values[n] = site["value"]
         return Evaluation(values, found, factors, log_det)
 
-    return Model(name, placed, dict(deterministics), bound.arrays, bound.array_names, evaluate)
+    def movable() -> list[str]:
+        """Sites whose location or scale depends on other latents."""
+        candidates = [n for n, s in placed.items() if not dynamic[n] and is_movable(s.support)]
+        if not candidates:
+            return []
+
+        def parameters(params: Mapping[str, Any], arguments: Sequence[Any]) -> dict[str, Any]:
+            where: dict[str, Any] = {}
+
+            def note(site: Any) -> Any:
+                if site["name"] in candidates and (at := location_scale(site["fn"])) is not None:
+                    where[site["name"]] = [v for v in at if v is not None]
+                return _substitute(params, site, False, {})
+
+            run(arguments, note)
+            return where
+
+        with float64():
+            latents = {n: jnp.zeros(s.unconstrained_shape) for n, s in placed.items()}
+            try:
+                found = depend_on_latents(parameters, latents, abstract(bound.arrays))
+            except jax.errors.JAXTypeError:  # what happens inside a scan stays there
+                return []
+        return [n for n in candidates if found.get(n)]
+
+    def reparameterize(centredness: Mapping[str, np.ndarray]) -> Model:
+        moved = list(centredness)
+        arrays = [
+            np.array(np.broadcast_to(np.asarray(centredness[n], np.float64), placed[n].unconstrained_shape))
+            for n in moved
+        ]
+
+        def elsewhere(params: Mapping[str, Any], arguments: Sequence[Any], constrained: bool) -> Evaluation:
+            return evaluate(params, arguments, constrained, moved)
+
+        names = [*bound.array_names, *(f"centredness of {n}" for n in moved)]
+        return dataclasses.replace(base, arguments=[*bound.arrays, *arrays], argument_names=names, evaluate=elsewhere)
+
+    base = Model(name, placed, dict(deterministics), bound.arrays, bound.array_names, evaluate, movable, reparameterize)
+    return base
 
 
 def _log_prob(site: Any) -> Any:
@@ -183,10 +236,11 @@ def _feasible(site: Any) -> Any:
     return transform(jnp.zeros(transform.inverse_shape(shape)))
 
 
-def _substitute(params: Mapping[str, Any], site: Any, constrained: bool) -> Any:
+def _substitute(params: Mapping[str, Any], site: Any, constrained: bool, centredness: Mapping[str, Any]) -> Any:
     """The value of a latent site, with the log Jacobian of its transform as a deterministic site beside it.
 
-    Not a factor: plates repeat a factor, and ``handlers.mask`` and ``handlers.scale`` change it.
+    Not a factor: plates repeat a factor, and ``handlers.mask`` and ``handlers.scale`` change it. Sites in
+    ``centredness`` are in the coordinates of :mod:`lowerbound.model.reparameterization`.
     """
     name = site["name"]
     if site["type"] != "sample" or name not in params:
@@ -199,11 +253,19 @@ def _substitute(params: Mapping[str, Any], site: Any, constrained: bool) -> Any:
         event_shift = 0 if constrained else transform.codomain.event_dim - transform.domain.event_dim
         if jnp.ndim(p) > len(site["fn"].shape()) - event_shift:
             p = p[index]
+    c = centredness.get(name)
+    if c is not None and index is not None and jnp.ndim(c) > len(site["fn"].shape()):
+        c = c[index]
+    at = location_scale(site["fn"]) if c is not None else None
     if constrained:
         u, value = transform._inverse(p), p
-        numpyro.deterministic(_UNCONSTRAINED + name, u)
+        moved, log_det = (u, None) if at is None else enter(at, c, u)
+        numpyro.deterministic(_UNCONSTRAINED + name, moved)
     else:
-        u, value = p, transform(p)
+        u, log_det = (p, None) if at is None else leave(at, c, p)
+        value = transform(u)
+    if log_det is not None:
+        numpyro.deterministic(_JACOBIAN + "moved_" + name, log_det)
     if not is_real(support):
         numpyro.deterministic(_JACOBIAN + name, jnp.sum(transform.log_abs_det_jacobian(u, value)))
     return value
@@ -241,6 +303,15 @@ def _check_arguments(model: Callable, names: list[str]) -> None:
             + (f" Unknown: {', '.join(unknown)}." if unknown else "")
             + " data is a dictionary from argument names to values."
         )
+
+
+def _left_out(model: Callable, names: list[str]) -> list[str]:
+    """Arguments that default to None, as ``obs=`` values do, and were not given."""
+    try:
+        parameters = inspect.signature(model).parameters
+    except (TypeError, ValueError):
+        return []
+    return [n for n, p in parameters.items() if p.default is None and n not in names]
 
 
 def _name(model: Any) -> str:

@@ -1,0 +1,69 @@
+"""Whether the verdicts are right: ``python -m benchmarks.trust [NAME ...] [--seeds 0,1,2,3,4] [--again] [--write]``.
+
+A NAME is a target or a theme. What has been measured with the same source is not measured again without ``--again``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import process
+from benchmarks.results import Results, report
+from benchmarks.trust.registry import REGISTRY, names
+from benchmarks.trust.score import describe, summary, wrong
+
+RESULTS = Results("trust", ("target", "seed"))
+SEEDS = (0, 1, 2, 3, 4)
+LIMIT = 300
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trust", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="comma-separated; default %(default)s")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for all seeds of one target, default 300")
+    parser.add_argument("--again", action="store_true", help="measure even what has been measured")
+    parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md")
+    options = parser.parse_args(arguments)
+    seeds = [int(s) for s in options.seeds.split(",")]
+    for name in names(options.names):
+        missing = [s for s in seeds if options.again or not measured(name, s)]
+        if missing:
+            measure(name, missing, options.limit)
+    chosen, rows = set(names(options.names)), RESULTS.rows().values()
+    shown = [r for r in rows if r["target"] in chosen and r["seed"] in seeds]
+    text = f"{summary(shown)}\n\n{process.setting(shown)}"
+    report("trust", text, options.write)
+
+
+def measured(name: str, seed: int) -> bool:
+    return RESULTS.rows().get((name, seed), {}).get("source") == process.source_hash()
+
+
+def measure(name: str, seeds: list[int], limit: float) -> None:
+    """All seeds in one fresh process with an empty compilation cache; the first pays for the compilation."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.jsonl"
+        out = process.run(
+            "benchmarks.trust.child",
+            name,
+            str(file),
+            *map(str, seeds),
+            environment={"LOWERBOUND_CACHE": f"{folder}/cache"},
+            timeout=limit,
+        )
+        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = {r["seed"] for r in rows}
+    rows += [{"error": out.get("error", "no answer"), "seed": s} for s in seeds if s not in done]
+    known = {"target": name, "kind": REGISTRY[name].kind, "theme": REGISTRY[name].theme}
+    full: list[dict[str, Any]] = [
+        known | {"source": process.source_hash()} | process.circumstances() | row for row in rows
+    ]
+    for row in full:
+        RESULTS.add(row)
+    mark = "WRONG " if any(map(wrong, full)) else ""
+    print(f"{name:<28} {mark}{' | '.join(map(describe, full))}", flush=True)
