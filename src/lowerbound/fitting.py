@@ -70,7 +70,7 @@ def fit(
         data: Its keyword arguments: a dictionary (or DataFrame). Arrays are traced, everything else stays
             static.
         family: An object of :mod:`lowerbound.families` or its short name (``"arrow"``, ``"dense"``, ``"diagonal"``,
-            ``"low_rank"``, ``"point_mass"``); None chooses by dimension and structure.
+            ``"low_rank"``, ``"sinh_arcsinh"``, ``"flow"``, ``"point_mass"``); None chooses by dimension and structure.
         algorithm: An object of :mod:`lowerbound.algorithms` or its short name; None chooses by family.
         seed: The same seed gives the same bits on the same machine.
         max_steps: Overrides the algorithm's limit.

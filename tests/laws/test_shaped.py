@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lowerbound.diagnostics.proposals import Component
 from tests.measure import assert_mean, assert_moments
 from tests.registry import SHAPED, Subject
 
@@ -110,3 +111,19 @@ def test_build_is_the_gaussian(subject: Subject, dense):
     np.testing.assert_allclose(built.mean, mean, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(built.covariance(), full, rtol=1e-9, atol=1e-10)
     assert float(built.entropy()) == pytest.approx(float(expected.entropy()), abs=1e-10)
+
+
+@subjects
+def test_whiten_is_the_inverse_of_transform(subject: Subject):
+    noise = np.random.default_rng(12).standard_normal((40, subject.block.noise_dimension))
+    np.testing.assert_allclose(subject.block.whiten(subject.block.transform(noise)), noise, atol=1e-8)
+
+
+@subjects
+def test_the_student_about_it_has_the_density_of_its_draws(subject: Subject):
+    # E_t[q / t] = 1, as for any two densities of which t is nowhere zero.
+    component = Component(subject.block, 4.0)
+    x = component.draw(np.random.default_rng(13), DRAWS)
+    assert_mean(np.exp(subject.block.log_prob(x) - component.log_prob(x)), 1.0, "mass of q under its Student-t")
+    # ... and it has heavier tails: more draws far from the middle of the noise than q has.
+    assert ((subject.block.whiten(x) ** 2).sum(1) > 25).mean() > 0.02

@@ -50,7 +50,7 @@ def fitted(which: str) -> lb.Posterior:
                 return lb.fit(line, {"x": X, "y": Y})
             case "corrected":
                 return lb.fit(shapes, {"y": np.array([0.2, 1.4, 0.5])})
-            case "diagonal" | "low_rank" | "point_mass":
+            case "diagonal" | "low_rank" | "point_mass" | "sinh_arcsinh" | "flow":
                 return lb.fit(shapes, {"y": np.array([0.2, 1.4, 0.5])}, family=which)
             case "product":
                 return lb.fit(shapes, {"y": np.array([0.2, 1.4, 0.5])}, family=product)
@@ -63,4 +63,4 @@ def fitted(which: str) -> lb.Posterior:
     raise KeyError(which)
 
 
-ALL = ("line", "corrected", "diagonal", "low_rank", "point_mass", "product", "density")
+ALL = ("line", "corrected", "diagonal", "low_rank", "sinh_arcsinh", "flow", "point_mass", "product", "density")

@@ -29,7 +29,7 @@ from scipy.special import logsumexp
 from lowerbound.algorithms.base import Mode
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.pareto import effective_size, smooth
-from lowerbound.diagnostics.proposals import Component, elliptical, learn
+from lowerbound.diagnostics.proposals import Component, learn
 from lowerbound.families import Block, DenseGaussian, GaussianBlock
 from lowerbound.kernel import Kernel
 
@@ -123,7 +123,7 @@ def weigh(
         size: Draws a round.
     """
     p = q.dimension
-    defence = [Component(q, None), Component(elliptical(q), _DEGREES)]
+    defence = [Component(q, None), Component(q, _DEGREES)]
     fresh = defence + [Component(DenseGaussian(m.mean, root(m.covariance)), _DEGREES) for m in modes]
     counts = [size // 2, size // 2] + [size // 4] * len(modes)
     done: list[_Round] = []

@@ -22,32 +22,45 @@ _FLATTEN = 20
 
 @dataclass(frozen=True, eq=False)
 class Component:
-    """A Gaussian, or the Student-t with its mean and scatter.
+    """A q, or the Student-t about it: of a Gaussian's mean and scatter; of a flow's noise, bent as the flow bends it.
 
     Args:
-        block: The Gaussian.
-        degrees: Degrees of freedom of the Student-t; None for the Gaussian itself.
+        block: The Gaussian, or a flow or sinh-arcsinh block.
+        degrees: Degrees of freedom of the Student-t; None for the block itself.
     """
 
     block: Block
     degrees: float | None
 
+    @property
+    def _bent(self) -> bool:
+        """Whether q is no Gaussian: its Student-t is then that of the noise, taken where q takes it."""
+        return isinstance(self.block, (FlowBlock, SinhArcsinhBlock))
+
     def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
         noise = stratified_normals(rng, n, self.block.noise_dimension)
         if self.degrees is None:
             return np.asarray(self.block.transform(noise))
+        scales = student_scales(rng, n, self.degrees)[:, None]
+        if self._bent:
+            return np.asarray(self.block.transform(noise * scales))
         z = np.asarray(self.block.transform(noise))
         mean = np.asarray(self.block.mean)
-        return mean + (z - mean) * student_scales(rng, n, self.degrees)[:, None]
+        return mean + (z - mean) * scales
 
     def log_prob(self, x: np.ndarray) -> np.ndarray:
+        log_q = np.asarray(self.block.log_prob(x))
         if self.degrees is None:
-            return np.asarray(self.block.log_prob(x))
+            return log_q
         p, nu = x.shape[1], self.degrees
-        # From the Gaussian's density: -2 log N = |L^{-1}(x-m)|^2 + 2 log|L| + p log 2 pi.
-        gaussian = np.asarray(self.block.log_prob(x))
-        normaliser = float(self.block.log_prob(np.asarray(self.block.mean)[None])[0])
-        distance = -2 * (gaussian - normaliser)
+        # log q = log N(e; 0, I) - log |det dT/de|; the Student-t of the noise e = T^{-1}(x) has its own density in
+        # place of the first term. Where T is affine, |e|^2 is -2 log q beyond its value at the mean.
+        if self._bent:
+            distance = (self.block.whiten(x) ** 2).sum(1)  # pyright: ignore[reportAttributeAccessIssue]
+            normaliser = log_q + 0.5 * distance
+        else:
+            normaliser = float(self.block.log_prob(np.asarray(self.block.mean)[None])[0])
+            distance = -2 * (log_q - normaliser)
         return (
             normaliser
             + 0.5 * p * np.log(2 * np.pi)
@@ -56,14 +69,6 @@ class Component:
             - 0.5 * p * np.log(nu * np.pi)
             - 0.5 * (nu + p) * np.log1p(distance / nu)
         )
-
-
-def elliptical(q: Block) -> Block:
-    """q itself where its density is a function of one distance, as a Student-t about it needs; else a Gaussian with
-    q's mean and covariance."""
-    if isinstance(q, (FlowBlock, SinhArcsinhBlock)):
-        return DenseGaussian(np.asarray(q.mean), root(np.asarray(q.covariance())))
-    return q
 
 
 def learn(

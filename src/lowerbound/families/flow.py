@@ -91,13 +91,22 @@ class FlowBlock(TransportedBlock):
         v, _ = self._forward(noise)
         return self.location + (v @ self.scale_tril.T)[..., self._back]
 
-    def log_prob(self, x: Any) -> Any:
+    def _inverse(self, x: Any) -> tuple[Any, Any]:
+        """The noise behind x, and log |det| of the inverse flow."""
         k = self.couplings.dimension
         xp = namespace(x, *self.weights, self.scale_tril)
         v = solve_lower(self.scale_tril, (x - self.location)[..., np.asarray(self.order)].T).T
         run = self.couplings.invert if xp is np else self.couplings.inverse
         e, log_det = run(self.weights, v[:, :k])
-        return standard_normal_log_prob(e) + standard_normal_log_prob(v[:, k:]) + log_det - self._log_det()
+        return xp.concatenate([e, v[:, k:]], -1), log_det
+
+    def whiten(self, x: Any) -> Any:
+        """The noise that :meth:`transform` takes to ``x [s, d]``: standard normal under q."""
+        return self._inverse(x)[0]
+
+    def log_prob(self, x: Any) -> Any:
+        noise, log_det = self._inverse(x)
+        return standard_normal_log_prob(noise) + log_det - self._log_det()
 
     def noise_of(self, x: Any) -> Any:
         k = self.couplings.dimension

@@ -83,11 +83,20 @@ class SinhArcsinhBlock(LocatedBlock, TransportedBlock):
         s = xp.sinh((xp.arcsinh(noise) + self.skewness) / self.tail)
         return self.location + (s - mu) / sigma @ self.scale.T
 
-    def log_prob(self, x: Any) -> Any:
+    def _inverse(self, x: Any) -> tuple[Any, Any, Any]:
+        """w and t = asinh(e) at x, and sigma."""
         xp = namespace(x, self.location, self.scale)
         mu, sigma = self._moments()
         w = xp.arcsinh(mu + sigma * xp.linalg.solve(self.scale, (x - self.location).T).T)
-        t = self.tail * w - self.skewness
+        return w, self.tail * w - self.skewness, sigma
+
+    def whiten(self, x: Any) -> Any:
+        """The noise that :meth:`transform` takes to ``x [s, d]``: standard normal under q."""
+        return namespace(x, self.location, self.scale).sinh(self._inverse(x)[1])
+
+    def log_prob(self, x: Any) -> Any:
+        xp = namespace(x, self.location, self.scale)
+        w, t, sigma = self._inverse(x)
         # log r'(e) = log cosh w - log cosh t - log delta - log sigma.
         slope = _log_cosh(w) - _log_cosh(t) - xp.log(self.tail) - xp.log(sigma)
         return standard_normal_log_prob(xp.sinh(t)) - slope.sum(-1) - self._log_det()
