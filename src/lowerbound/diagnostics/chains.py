@@ -215,7 +215,7 @@ def _transported(
     mapped = _Transported(kernel, q)
     weight = np.exp(weighted.smoothed)
     if weighted.effective >= 100:
-        start = q.noise_of(weighted.draws[rng.choice(len(weight), count, p=weight / weight.sum())])
+        start = q.whiten(weighted.draws[rng.choice(len(weight), count, p=weight / weight.sum())])
     else:
         start = rng.standard_normal((count, q.noise_dimension))
     if not np.isfinite(start).all():

@@ -108,8 +108,8 @@ class TransportedBlock(Block):
     """A smooth invertible map T of standard normal noise that is more than affine."""
 
     @abstractmethod
-    def noise_of(self, x: Any) -> Any:
-        """T^{-1}(x) ``[s, d]``."""
+    def whiten(self, x: Any) -> Any:
+        """T^{-1}(x) ``[s, d]``: standard normal under q."""
 
     @abstractmethod
     def pull_back(self, noise: Any, gradient: Any) -> tuple[Any, Any]:

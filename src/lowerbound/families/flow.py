@@ -108,12 +108,6 @@ class FlowBlock(TransportedBlock):
         noise, log_det = self._inverse(x)
         return standard_normal_log_prob(noise) + log_det - self._log_det()
 
-    def noise_of(self, x: Any) -> Any:
-        k = self.couplings.dimension
-        v = solve_lower(self.scale_tril, (x - self.location)[..., np.asarray(self.order)].T).T
-        e, _ = self.couplings.invert(self.weights, v[:, :k])
-        return np.concatenate([e, v[:, k:]], -1)
-
     def pull_back(self, noise: Any, gradient: Any) -> tuple[Any, Any]:
         k = self.couplings.dimension
         _, log_det = self._forward(noise)

@@ -101,11 +101,6 @@ class SinhArcsinhBlock(LocatedBlock, TransportedBlock):
         slope = _log_cosh(w) - _log_cosh(t) - xp.log(self.tail) - xp.log(sigma)
         return standard_normal_log_prob(xp.sinh(t)) - slope.sum(-1) - self._log_det()
 
-    def noise_of(self, x: Any) -> Any:
-        mu, sigma = self._moments()
-        w = np.arcsinh(mu + sigma * np.linalg.solve(self.scale, (x - self.location).T).T)
-        return np.sinh(self.tail * w - self.skewness)
-
     def pull_back(self, noise: Any, gradient: Any) -> tuple[Any, Any]:
         # With t = asinh e and w = (t + eps) / delta:  log r'(e) = log cosh w - log cosh t - log(delta sigma),
         # dt/de = 1 / cosh t.
