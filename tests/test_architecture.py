@@ -26,6 +26,7 @@ ORDER = (
     "report",  # what a person looks at: it is handed a posterior, and imports nothing of the library
     "model",  # p(x, z)
     "kernel",  # the compiled program
+    "sites",  # named sites, from and to the vector
     "expectations",  # E_q
     "families",  # q(z)
     "objectives",  # the bound
@@ -36,7 +37,6 @@ ORDER = (
     "escalation",  # what is tried where the verdict fails
     "registry",  # short names
     "plan",  # the choice
-    "sites",  # named sites, from and to the vector
     "posterior",  # the answer
     "storage",  # the answer in a file
     "fitting",  # the loop

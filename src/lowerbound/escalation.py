@@ -130,7 +130,9 @@ class Escalation:
             found = assess(other.weighed, self.seed)
             if found.verdict.trusted:
                 best, assessment = other, found
-        if self._may(best) and not assessment.verdict.trusted and not assessment.verdict.fatal:
+        # (No family gives a parameter an sd that it does not have.)
+        hopeless = assessment.verdict.fatal or assessment.verdict.without_sd
+        if self._may(best) and not assessment.verdict.trusted and not hopeless:
             best, assessment = self._richer(best, assessment)
         return best, self._corrected(best, assessment)
 

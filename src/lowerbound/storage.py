@@ -83,6 +83,7 @@ def save(posterior: Posterior, path: Any) -> None:
             "fisher": _number(v.fisher),
             "r_hat": _number(v.r_hat),
             "modes": _number(v.modes),
+            "without_sd": v.without_sd,
         },
         "log_evidence": _number(p.log_evidence),
         "evidence": {
@@ -190,6 +191,7 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         float(v["fisher"]),
         float(v["r_hat"]),
         tuple(map(float, v["modes"])),
+        tuple(v["without_sd"]),
     )
     e = meta["evidence"]
     upper = None if e["upper"] is None else Estimate(*map(float, e["upper"]))

@@ -24,6 +24,7 @@ from lowerbound.diagnostics.tails import without_sd
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus, judge, judge_chains, judge_point, judge_tails
 from lowerbound.families import Block
 from lowerbound.kernel import Kernel
+from lowerbound.sites import SiteMap
 
 #: Numbers in the draws of all rounds together: half a GiB.
 _DRAWN = 2**26
@@ -194,7 +195,8 @@ def _report(
         said = f"the states of {count} short Hamiltonian chains, {steps} transitions each, {effective:.0f} effective"
         controlled = f"Stein control variates: Monte Carlo errors of at most {chains.error:.2g} sd"
         corrections = (Correction("chains", said), Correction("control_variates", controlled))
-    verdict = judge_tails(verdict, _heavy(kernel, verdict, weighted, chains))
+    sites = SiteMap(kernel.model.sites, kernel.model.deterministics, kernel.model)
+    verdict = judge_tails(verdict, _heavy(sites, verdict, weighted, chains))
     evidence = sandwich(weighted, chains, one_mode=one_mode)
     total = Estimate(weighted.log_evidence, weighted.log_evidence_se)
     return Assessment(
@@ -202,9 +204,9 @@ def _report(
     )
 
 
-def _heavy(kernel: Kernel, verdict: Verdict, weighted: Weighted, chains: Chains | None) -> tuple[str, ...]:
+def _heavy(sites: SiteMap, verdict: Verdict, weighted: Weighted, chains: Chains | None) -> tuple[str, ...]:
     """Names of parameters whose sd may not exist, by the draws that can say so."""
-    if verdict.fatal or kernel.dimension > 5000:
+    if verdict.fatal or sites.dimension > 5000:
         return ()
     if chains is not None and chains.usable:
         draws = chains.pool()
@@ -212,9 +214,7 @@ def _heavy(kernel: Kernel, verdict: Verdict, weighted: Weighted, chains: Chains 
         draws = _resampled(weighted)
     else:
         return ()
-    found = without_sd(kernel.model, draws)
-    names = kernel.model.coordinate_names()
-    return tuple(names[i] for i in found)
+    return without_sd(sites, draws)
 
 
 def _resampled(weighted: Weighted) -> np.ndarray:

@@ -15,32 +15,42 @@ import numpy as np
 from numpyro.distributions import biject_to, transforms
 
 from lowerbound.diagnostics.pareto import smooth
-from lowerbound.model.base import Model, is_real
+from lowerbound.model.base import is_real, label
+from lowerbound.sites import SiteMap
 
 #: k-hat of a parameter's second moment from which its sd is not to be believed.
 NO_SD = 0.9
 #: Draws below which a tail has too few points to speak.
 _FEWEST = 400
+#: ... and that are enough.
+_FEW = 4000
 
 
-def without_sd(model: Model, draws: np.ndarray) -> np.ndarray:
-    """Coordinates whose variance seems to be infinite.
+def without_sd(sites: SiteMap, draws: np.ndarray) -> tuple[str, ...]:
+    """Names of the parameters whose variance seems to be infinite.
 
     Args:
-        model: For the supports.
+        sites: The model's sites.
         draws: Of the posterior, unconstrained ``[n, p]``.
+
+    Cost: where the unconstrained vector says it all nothing but sorting. Where sites are in other coordinates, or
+    there are deterministics, the program that gives their values is compiled, as for any later summary.
     """
+    model = sites.model
     if len(draws) < _FEWEST:
-        return np.empty(0, int)
-    found = []
-    for site in model.sites.values():
-        kind = _kind(site.support)
-        if kind is None:
-            continue
-        for i in range(site.start, site.start + site.size):
-            if _shape(draws[:, i], positive=kind == "positive") >= NO_SD:
-                found.append(i)
-    return np.array(found, int)
+        return ()
+    if model.elsewhere or model.deterministics:
+        values = sites.constrain(draws[-_FEW:])
+        columns = [
+            (n + label(i), v[(slice(None), *i)], False) for n, v in values.items() for i in np.ndindex(*v.shape[1:])
+        ]
+    else:
+        names, columns = model.coordinate_names(), []
+        for site in model.sites.values():
+            if (kind := _kind(site.support)) is not None:
+                some = range(site.start, site.start + site.size)
+                columns += [(names[i], draws[:, i], kind == "positive") for i in some]
+    return tuple(name for name, x, positive in columns if _shape(x, positive=positive) >= NO_SD)
 
 
 def _kind(support) -> str | None:

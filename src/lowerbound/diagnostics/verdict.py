@@ -87,6 +87,7 @@ class Verdict:
         fisher: Covariance-weighted Fisher divergence of q: 0 at the posterior; NaN where q is no Gaussian.
         r_hat: Of the short chains; NaN where none were run.
         modes: The posterior mass of each mode that was found, by the weights; a single 1.0 for one.
+        without_sd: Parameters whose tails are so heavy that their sd may not exist.
     """
 
     status: VerdictStatus
@@ -105,6 +106,7 @@ class Verdict:
     fisher: float = float("nan")
     r_hat: float = float("nan")
     modes: tuple[float, ...] = (1.0,)
+    without_sd: tuple[str, ...] = ()
 
     @property
     def trusted(self) -> bool:
@@ -319,12 +321,12 @@ def judge_tails(verdict: Verdict, heavy: tuple[str, ...]) -> Verdict:
     few = ", ".join(heavy[:6]) + (" and others" if len(heavy) > 6 else "")
     said = f"the tails of {few} are so heavy that the sd may not exist"
     if not verdict.trusted:
-        return replace(verdict, reasons=(*verdict.reasons, said))
+        return replace(verdict, reasons=(*verdict.reasons, said), without_sd=heavy)
     return replace(
         verdict,
         status=VerdictStatus.NOT_TRUSTED,
         sentence=f"The bulk of the posterior is matched, but {said}; no sample can tell it.",
-        reasons=verdict.reasons,
+        without_sd=heavy,
         parameters=heavy,
         next_step="Report medians and quantiles of these parameters, or give them priors with lighter tails.",
     )

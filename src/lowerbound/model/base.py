@@ -96,6 +96,7 @@ class Model:
             to its unconstrained (or, with ``constrained=True``, constrained) value.
         movable: ``movable()`` names the sites that :meth:`moved` can put into other coordinates.
         reparameterize: See :meth:`moved`.
+        elsewhere: The sites that are in other coordinates.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Model:
     evaluate: Callable[[Mapping[str, Any], Sequence[Any], bool], Evaluation] = field(repr=False)
     movable: Callable[[], list[str]] = field(default=list, repr=False)
     reparameterize: Callable[[Mapping[str, Any]], Model] | None = field(default=None, repr=False)
+    elsewhere: tuple[str, ...] = ()
 
     def moved(self, centredness: Mapping[str, Any]) -> Model:
         """The same model with other unconstrained coordinates: see :mod:`lowerbound.model.reparameterization`.

@@ -194,7 +194,9 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
             return evaluate(params, arguments, constrained, moved)
 
         names = [*bound.array_names, *(f"centredness of {n}" for n in moved)]
-        return dataclasses.replace(base, arguments=[*bound.arrays, *arrays], argument_names=names, evaluate=elsewhere)
+        return dataclasses.replace(
+            base, arguments=[*bound.arrays, *arrays], argument_names=names, evaluate=elsewhere, elsewhere=tuple(moved)
+        )
 
     base = Model(name, placed, dict(deterministics), bound.arrays, bound.array_names, evaluate, movable, reparameterize)
     return base
