@@ -27,6 +27,7 @@ from lowerbound.algorithms.from_gaussian import FromGaussian
 from lowerbound.algorithms.shape_ascent import SHAPE_LIMIT, fit_sinh_arcsinh
 from lowerbound.diagnostics.assessment import Assessment, Correction, Weighed, assess, weigh_up
 from lowerbound.diagnostics.estimate import Estimate
+from lowerbound.diagnostics.importance import MANY
 from lowerbound.diagnostics.paired_gain import paired_gain
 from lowerbound.families import Block, Family, GaussianBlock
 from lowerbound.kernel import Kernel
@@ -115,7 +116,8 @@ class Escalation:
     def __call__(self, first: Attempt) -> tuple[Attempt, Assessment]:
         """The best attempt, and its assessment."""
         best, others = first, []
-        doubted = not best.weighed.verdict.trusted
+        # In many dimensions weights can hardly ever tell; what the chains say comes first there.
+        doubted = not best.weighed.verdict.trusted and first.kernel.dimension <= MANY
         if self._may(best) and doubted:
             best, others = self._recentre(best)
         self.say("checking with short chains")

@@ -304,7 +304,8 @@ def _begin(
 ) -> tuple[np.ndarray, GaussianBlock] | None:
     """Starts ``[count, p]``, and the Gaussian whose covariance S is the metric to move in."""
     p = q.dimension
-    if weighted.effective < max(100, 5 * p) and isinstance(q, GaussianBlock):
+    few = weighted.effective < max(100, 5 * p)
+    if few and isinstance(q, GaussianBlock):
         # Too few effective draws for a covariance: q itself, whose draws are at least many.
         return q.sample(rng, count), q
     weight = np.exp(weighted.smoothed)
@@ -323,12 +324,13 @@ def _begin(
     if not np.isfinite(variance).all() or (variance <= 0).any():
         return None
     if p > _DENSE:
-        return start, DiagonalGaussian(mean, np.sqrt(variance))
+        # In many dimensions q's covariance, estimated from scores, is better than that of some thousand draws.
+        return start, q if isinstance(q, GaussianBlock) else DiagonalGaussian(mean, np.sqrt(variance))
     return start, DenseGaussian(mean, root((weight[:, None] * centred).T @ centred))
 
 
 #: Dimensions up to which the metric is the full covariance of weighted draws.
-_DENSE = 1000
+_DENSE = 100
 
 
 class _Walkers:

@@ -35,6 +35,8 @@ from lowerbound.kernel import Kernel
 
 #: Draws of a round, from all components together.
 ROUND = 2048
+#: Dimensions above which no mixture is taught: its components are matrices, and more draws teach them too little.
+MANY = 200
 #: Effective draws wanted where draws are corrected: a Monte Carlo error of 1/60 sd.
 ENOUGH = 3600
 _DEGREES = 4.0
@@ -251,6 +253,6 @@ def _worth_more(w: Weighted, first: _Round, p: int) -> bool:
     own = first.own[np.isfinite(first.own)]
     # To second order KL(q || p) is half the variance of log w under q.
     exact = len(own) > 0 and 0.5 * own.var() < 1e-3 and abs(w.gap) < 1e-3 + 3 * w.gap_se and w.bad == 0
-    if exact or (p > 200 and w.effective < 20):
+    if exact or (p > MANY and not first.efficiency > 0.6):  # chains are cheaper there than teaching r
         return False
     return w.effective < ENOUGH or w.pareto_k > 0.7
