@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import norm
 
 mpl.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 DOCS = Path(__file__).parents[1]
 Q, TRUTH, DRAWS = "#c2410c", "#111827", "#93c5fd"
