@@ -240,13 +240,21 @@ class ScoreRegression(Algorithm):
         return best if best.status is not Status.MAX_STEPS else _Walk(best.current)
 
     def _settle(self, state: _State, q: GaussianBlock) -> _Walk:
-        """A walk from q, narrowed until the density is finite on it."""
+        """A walk from q, narrowed until the density is finite on it, and as long as that raises the ELBO.
+
+        Where q reaches into a tail of exponentials the ELBO may be finite and of any size, and a regression on
+        such scores says nothing of the other coordinates.
+        """
         pattern = state.pattern
         noise = pattern.noise(state.rng, pattern.first_draws)
+        best: Iterate | None = None
         for shrink in range(40):
             found = pattern.evaluate(state.kernel, pattern.narrow(q, 0.5**shrink), noise)
-            if found is not None:
-                return _Walk(found)
+            if best is not None and (found is None or found.elbo <= best.elbo):
+                break
+            best = found
+        if best is not None:
+            return _Walk(best)
         # Not finite even in a tiny neighbourhood: keep the point, and say so.
         nowhere = Iterate(pattern.narrow(q, 0.5**40), noise, -np.inf, np.nan, np.zeros_like(noise))
         return _Walk(nowhere, status=Status.NOT_FINITE)

@@ -33,16 +33,18 @@ def without_sd(sites: SiteMap, draws: np.ndarray) -> tuple[str, ...]:
         sites: The model's sites.
         draws: Of the posterior, unconstrained ``[n, p]``.
 
-    Cost: where the unconstrained vector says it all nothing but sorting. Where sites are in other coordinates, or
-    there are deterministics, the program that gives their values is compiled, as for any later summary.
+    Cost: sorting; and where sites are in other coordinates, the program that gives their values is compiled, as for
+    any later summary.
     """
     model = sites.model
     if len(draws) < _FEWEST:
         return ()
-    if model.elsewhere or model.deterministics:
+    if model.elsewhere:
         values = sites.constrain(draws[-_FEW:])
         columns = [
-            (n + label(i), v[(slice(None), *i)], False) for n, v in values.items() for i in np.ndindex(*v.shape[1:])
+            (n + label(i), values[n][(slice(None), *i)], False)
+            for n in model.sites
+            for i in np.ndindex(*values[n].shape[1:])
         ]
     else:
         names, columns = model.coordinate_names(), []
