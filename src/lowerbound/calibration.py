@@ -100,7 +100,7 @@ def calibrate(
     """
     start = time.perf_counter()
     _check_options(num_datasets, num_ranked, source, alpha)
-    _check_fit_options(seed, max_steps, num_draws, None)
+    _check_fit_options(seed, max_steps, num_draws, None, None)
     draw = _simulator(model, data, simulate)
     latents, values = draw(np.random.default_rng([seed, 0]))
     first = as_model(model, values)

@@ -197,7 +197,7 @@ class Escalation:
         ladder = []
         if kernel.dimension <= SHAPE_LIMIT:
             ladder.append(("sinh_arcsinh", shape))
-        if steps >= _FEWEST_STEPS and 2 <= kernel.dimension <= FLOW_LIMIT:
+        if steps >= _FEWEST_STEPS and 2 <= 2 <= kernel.dimension <= FLOW_LIMIT:
             ladder.append(("flow", flow))
         for name, fit in ladder:
             if kernel.late:

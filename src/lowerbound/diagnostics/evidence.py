@@ -90,7 +90,7 @@ def _upper(r: Mixture, chains: Chains) -> Estimate:
     ends = value - r.log_prob(at)
     k = len(r.log_weights)
     # log of the mean of one end's weight and K - 1 of r's; the K-th of r's draws is left out.
-    rest = logsumexp(r.log_weights[:-1])
+    rest = np.asarray(logsumexp(r.log_weights[:-1]))
     each = np.logaddexp(rest, ends) - np.log(k)
     # Errors: of the average over ends, and of the weights that all of them share.
     n = min(len(each), max(chains.effective, 1.0))

@@ -184,7 +184,7 @@ class Mixture:
 
     def log_prob(self, x: np.ndarray) -> np.ndarray:
         densities = np.stack([c.log_prob(x) for c in self.components])
-        return logsumexp(densities + np.log(self.shares)[:, None], axis=0)
+        return np.asarray(logsumexp(densities + np.log(self.shares)[:, None], axis=0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -257,7 +257,7 @@ def _substitute(params: Mapping[str, Any], site: Any, constrained: bool, centred
             p = p[index]
     c = centredness.get(name)
     if c is not None and index is not None and jnp.ndim(c) > len(site["fn"].shape()):
-        c = c[index]
+        c = jnp.asarray(c)[index]
     at = location_scale(site["fn"]) if c is not None else None
     if constrained:
         u, value = transform._inverse(p), p

@@ -57,16 +57,14 @@ def location_scale(fn: Any) -> LocationScale | None:
 
     if masked:  # some elements have no prior, so no scale
         return None
-    if isinstance(fn, dist.LogNormal):
-        return spread(fn.loc, jnp.log(fn.scale))
-    if isinstance(fn, _REAL):
-        return spread(fn.loc, jnp.log(fn.scale))
+    if isinstance(fn, (*_REAL, dist.LogNormal)):
+        return spread(fn.loc, _log(fn.scale))
     if isinstance(fn, (dist.HalfNormal, dist.HalfCauchy, dist.Weibull)):
-        return spread(jnp.log(fn.scale), 0.0)
+        return spread(_log(fn.scale), 0.0)
     if isinstance(fn, (dist.Exponential, dist.Gamma)):
-        return spread(-jnp.log(fn.rate), 0.0)
+        return spread(-_log(fn.rate), 0.0)
     if isinstance(fn, dist.InverseGamma):
-        return spread(jnp.log(fn.rate), 0.0)
+        return spread(_log(fn.rate), 0.0)
     if isinstance(fn, dist.MultivariateNormal):
         return LocationScale(jnp.broadcast_to(fn.loc, shape), None, fn.scale_tril)
     return None
@@ -74,6 +72,10 @@ def location_scale(fn: Any) -> LocationScale | None:
 
 _WRAPPERS = (dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)
 _REAL = (dist.Normal, dist.StudentT, dist.Cauchy, dist.Laplace, dist.Logistic, dist.Gumbel)
+
+
+def _log(x: Any) -> Any:
+    return jnp.log(x)
 
 
 def leave(at: LocationScale, c: Any, moved: Any) -> tuple[Any, Any]:

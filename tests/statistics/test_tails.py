@@ -1,0 +1,93 @@
+"""Which parameters have an sd: those of distributions whose second moment is known to exist, or not to."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.distributions import constraints
+from scipy import stats
+
+import lowerbound as lb
+from lowerbound.diagnostics.tails import without_sd
+from lowerbound.model import Model
+from lowerbound.sites import SiteMap
+
+SEEDS = range(10)
+
+
+def flagged(support, draws: np.ndarray) -> bool:
+    model = Model.from_log_density(lb.LogDensity(lambda x: -(x**2), {"x": lb.Site(support)}))
+    return without_sd(SiteMap(model.sites, {}, model), draws[:, None]) == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("law", "heavy"),
+    [
+        (stats.cauchy(), True),
+        (stats.cauchy(40, 1e-3), True),
+        (stats.t(1.2), True),
+        (stats.t(5), False),
+        (stats.norm(), False),
+        (stats.laplace(), False),
+        (stats.uniform(), False),
+    ],
+    ids=["cauchy", "cauchy elsewhere", "t 1.2", "t 5", "normal", "laplace", "uniform"],
+)
+def test_on_the_line(law, heavy):
+    found = [flagged(constraints.real, law.rvs(4000, random_state=s)) for s in SEEDS]
+    assert all(found) if heavy else not any(found), found
+
+
+@pytest.mark.parametrize(
+    ("law", "heavy"),
+    [
+        (stats.halfcauchy(), True),
+        (stats.invgamma(1.0), True),
+        (stats.lognorm(0.5), False),
+        (stats.halfnorm(), False),
+        (stats.gamma(0.3), False),
+        (stats.invgamma(8.0), False),
+    ],
+    ids=["half-Cauchy", "inverse gamma 1", "log-normal", "half-normal", "gamma", "inverse gamma 8"],
+)
+def test_positive_in_the_units_of_the_person(law, heavy):
+    """Draws are of log x."""
+    found = [flagged(constraints.positive, np.log(law.rvs(4000, random_state=s))) for s in SEEDS]
+    assert all(found) if heavy else not any(found), found
+
+
+def test_bounded_sites_have_every_moment():
+    """A logit with Cauchy tails is a number between 0 and 1 all the same."""
+    assert not flagged(constraints.unit_interval, stats.cauchy().rvs(4000, random_state=0))
+
+
+def test_too_few_draws_say_nothing():
+    assert not flagged(constraints.real, stats.cauchy().rvs(100, random_state=0))
+
+
+def test_in_other_coordinates():
+    """z~ is normal, z = s z~ is not: with s half-Cauchy it has no mean, let alone an sd."""
+
+    def model():
+        s = numpyro.sample("s", dist.HalfCauchy(1.0))
+        numpyro.sample("z", dist.Normal(0, s).expand([2]).to_event(1))
+        numpyro.deterministic("twice", 2 * s)
+        numpyro.deterministic("bounded", s / (1 + s))
+
+    moved = Model.from_numpyro(model).moved({"z": 0.0})
+    rng = np.random.default_rng(0)
+    s = np.abs(rng.standard_cauchy(4000))
+    draws = np.column_stack([np.log(s), rng.standard_normal((4000, 2))])
+    found = without_sd(SiteMap(moved.sites, moved.deterministics, moved), draws)
+    assert found == ("s", "z[0]", "z[1]", "twice")
+
+
+def test_the_verdict_says_so():
+    """The bulk of a Cauchy is matched, but no sample can tell its sd."""
+    with pytest.warns(lb.errors.TrustWarning, match="sd may not exist"):
+        posterior = lb.fit(lb.LogDensity(lambda x: -jnp.log1p(x**2), {"x": lb.Site()}))
+    verdict = posterior.verdict
+    assert verdict.without_sd == ("x",) and not verdict.trusted and "quantiles" in verdict.next_step
