@@ -199,12 +199,19 @@ def test_the_table_of_options_has_each_with_its_default(algorithm):
             assert shown.strip("`") == str(value), option
 
 
-def test_the_thresholds_of_the_verdict_are_those_in_the_code():
-    from lowerbound.diagnostics import chains, verdict
+def text_of(page: str, heading: str = "") -> str:
+    """The text of a page from a heading on, its lines joined."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return " ".join(text[text.index(heading) :].split())
 
-    page = " ".join((ROOT / "docs/verdict.md").read_text(encoding="utf-8").partition("## The rules")[2].split())
+
+def test_the_thresholds_of_the_verdict_are_those_in_the_code():
+    from lowerbound.diagnostics import chains, tails, verdict
+
+    page = text_of("verdict.md", "## The rules")
     shift, k = verdict.SHIFT, (verdict.GOOD_K, verdict.USABLE_K)
     for said in (
+        f"float64 cannot tell {verdict.RESOLUTION:g} nats apart",
         f"gap − 2 · min(its standard error, {verdict.GAP:g}) < {verdict.GAP:g} nats",
         f"and gap < {4 * verdict.GAP:g} nats",
         f"mean by more than {shift:g} standard deviations, and no log standard deviation by more than {shift:g};",
@@ -213,9 +220,80 @@ def test_the_thresholds_of_the_verdict_are_those_in_the_code():
         f"the log evidence is below {verdict.EVIDENCE_SE:g} nats;",
         f"at most {verdict.MISSING:.0%} of the searches",
         f"at least {verdict.EFFECTIVE:,} effective draws;",
-        f"p ≤ {chains.LARGEST}",
+        f"They are *mixed* if R-hat < {chains.R_HAT:g}",
+        f"no coordinate has fewer than {chains.EFFECTIVE} effective draws",
+        f"of a log standard deviation reaches {chains.ERROR:g}",
+        f"fewer than {chains.DIVERGENCES:.1%} of the transitions are divergent",
+        f"the mean acceptance is above {chains.ACCEPTANCE:g}",
+        f"of what would be returned by more than {verdict.DRIFT:g},",
+        f"and so does an R-hat above {verdict.APART:g}.",
+        f"no log standard deviation of q is off by more than {shift:g},",
+        f"R-hat below {verdict.APART:g}, at least 100 effective draws",
+        f"in the units that you see, is {tails.NO_SD:g} or more.",
     ):
         assert said in page, said
+
+
+def test_the_thresholds_of_the_chains_are_those_in_the_code():
+    from lowerbound.diagnostics import chains, verdict
+
+    page = text_of("methods/chains.md")
+    (accept, steps), (finer, more) = chains._PACES
+    *first, last = chains.STAGES
+    for said in (
+        f"After {', '.join(map(str, first))} and {last} transitions",
+        f"{chains._WARMUP} transitions of warm-up adapt the step size h to an acceptance of {accept:g}",
+        f"and {steps} leapfrog steps at most",
+        f"with an acceptance of {finer:g} and up to {more} steps",
+        f"{chains._WARMUP + chains.STAGES[0]} to {chains._WARMUP + last} transitions a pace",
+        f"an R-hat above {chains._APART:g}, more than {chains._HOPELESS:.1%} of the transitions divergent",
+        f"split R-hat below {chains.R_HAT:g},",
+        f"at least {chains.EFFECTIVE} effective draws of every coordinate",
+        f"of a log standard deviation below {chains.ERROR:g};",
+        f"fewer than {chains.DIVERGENCES:.1%} of the transitions divergent",
+        f"(an energy error above {chains._DIVERGENT:,.0f})",
+        f"mean acceptance above {chains.ACCEPTANCE:g}.",
+        f"weighted covariance up to {chains._DENSE:,} dimensions",
+        f"more than {verdict.DRIFT:g} *and* more than noise",
+        f"|shift| > max({verdict.DRIFT:g}, z · se)",
+        f"(R-hat below {verdict.APART:g}, at least 100 effective draws",
+    ):
+        assert said in page, said
+    evidence = text_of("methods/evidence.md")
+    assert f"(R-hat < {chains.R_HAT:g}, fewer than {chains.DIVERGENCES:.1%} divergent," in evidence
+    assert f"acceptance above {chains.ACCEPTANCE:g})" in evidence
+
+
+def test_the_numbers_of_escalation_and_evidence_are_those_in_the_code():
+    from lowerbound import escalation
+    from lowerbound.algorithms import shape_ascent
+    from lowerbound.diagnostics import evidence, importance
+    from lowerbound.diagnostics.paired_gain import GROUP
+
+    page = text_of("methods/escalation.md")
+    for said in (
+        f"bound with K = {GROUP} draws",
+        f"kept if gain > {escalation._SURE:g} standard errors",
+        f"An element below {escalation._LITTLE:g} is taken as 0.",
+        f"could correct the Gaussian; p ≤ {shape_ascent.SHAPE_LIMIT}",
+        f"2 ≤ p ≤ {escalation.FLOW_LIMIT:,}, and the log density is cheap",
+        f"cheap enough for {escalation._FEWEST_STEPS} iterations",
+        f"In more than {importance.MANY} dimensions, where weights can hardly tell",
+    ):
+        assert said in page, said
+    assert f"In more than {importance.MANY} dimensions nothing is learned" in text_of("methods/importance.md")
+    assert f"up to {evidence._ENDS} states of the [short chains]" in text_of("methods/evidence.md")
+
+
+def test_every_name_of_a_trial_is_on_the_page_of_escalation():
+    import inspect
+
+    from lowerbound.escalation import Trial
+
+    names = re.findall(r'``"([\w -]+)"``', inspect.getdoc(Trial) or "")
+    assert names
+    page = text_of("methods/escalation.md")
+    assert not [n for n in names if f"`{n}`" not in page]
 
 
 def test_the_compatibility_table_is_the_one_in_the_code():
@@ -244,6 +322,37 @@ def test_links_lead_somewhere(page):
             assert target in DOCS, f"{link}: outside docs/, which the built pages cannot reach"
         if anchor:
             assert anchor in anchors(target), f"{link}: no such heading"
+
+
+PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
+
+
+def test_pictures_are_there_and_are_told_to_those_who_do_not_see_them():
+    shown = set()
+    for page in PAGES:
+        for words, path in PICTURE.findall(outside_fences(page)):
+            picture = (page.parent / path).resolve()
+            assert picture.is_file(), f"{name(page)}: {path}: there is no such file"
+            assert picture.stat().st_size < 60_000, f"{path} is large"
+            assert len(words.split()) > 5, f"{name(page)}: {path}: say what is to be seen"
+            shown.add(picture)
+    assert shown == set((ROOT / "docs/images").iterdir()), "a picture that no page shows"
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_page_of_trust_can_be_made(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = os.pathsep.join(filter(None, [str(Path(lb.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs/pictures/make_trust.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = PICTURE.findall(outside_fences(ROOT / "docs/trust.md"))
+    assert {p.name for p in tmp_path.iterdir()} == {Path(path).name for _, path in shown}
 
 
 def test_every_page_is_in_the_navigation():

@@ -20,7 +20,7 @@ from lowerbound.diagnostics.evidence import Evidence, sandwich
 from lowerbound.diagnostics.importance import Weighted, weigh
 from lowerbound.diagnostics.nonfinite import culprits, flat_sites
 from lowerbound.diagnostics.shift import Shift, shift_of
-from lowerbound.diagnostics.tails import without_sd
+from lowerbound.diagnostics.tails import without_sd, without_variance
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus, judge, judge_chains, judge_point, judge_tails
 from lowerbound.families import Block
 from lowerbound.kernel import Kernel
@@ -196,7 +196,7 @@ def _report(
         controlled = f"Stein control variates: Monte Carlo errors of at most {chains.error:.2g} sd"
         corrections = (Correction("chains", said), Correction("control_variates", controlled))
     sites = SiteMap(kernel.model.sites, kernel.model.deterministics, kernel.model)
-    verdict = judge_tails(verdict, _heavy(sites, verdict, weighted, chains))
+    verdict = judge_tails(verdict, _heavy(kernel, sites, verdict, weighted, chains))
     evidence = sandwich(weighted, chains, one_mode=one_mode)
     total = Estimate(weighted.log_evidence, weighted.log_evidence_se)
     return Assessment(
@@ -204,7 +204,9 @@ def _report(
     )
 
 
-def _heavy(sites: SiteMap, verdict: Verdict, weighted: Weighted, chains: Chains | None) -> tuple[str, ...]:
+def _heavy(
+    kernel: Kernel, sites: SiteMap, verdict: Verdict, weighted: Weighted, chains: Chains | None
+) -> tuple[str, ...]:
     """Names of parameters whose sd may not exist, by the draws that can say so."""
     if verdict.fatal or sites.dimension > 5000:
         return ()
@@ -214,7 +216,8 @@ def _heavy(sites: SiteMap, verdict: Verdict, weighted: Weighted, chains: Chains 
         draws = _resampled(weighted)
     else:
         return ()
-    return without_sd(sites, draws)
+    along = without_variance(kernel, draws, np.random.default_rng(0))
+    return tuple(dict.fromkeys((*along, *without_sd(sites, draws))))
 
 
 def _resampled(weighted: Weighted) -> np.ndarray:

@@ -5,6 +5,11 @@ for the sd is an accident of that sample. The sample shows it: the largest of th
 distribution, and k-hat is its shape for that functional (Vehtari et al. 2024, section 3.2). k >= 1 is a variance
 that does not exist; below 1/2 its estimate has a standard error that can be believed.
 
+A sample that does not reach far shows nothing; the density itself does. Along a coordinate, from a draw outwards,
+a density that falls more slowly than t^-3 leaves the variance infinite, given the rest and so in all. (The other
+way round it does not hold: in a multivariate Student-t the rest widens too.) A posterior has no sd there if either
+says so.
+
 It is asked in the units that the person sees: of x for a real parameter, of exp(x) for a positive one,
 whose log may be as well behaved as can be. Bounded ones have all their moments.
 """
@@ -15,6 +20,7 @@ import numpy as np
 from numpyro.distributions import biject_to, transforms
 
 from lowerbound.diagnostics.pareto import smooth
+from lowerbound.kernel import Kernel
 from lowerbound.model.base import is_real, label
 from lowerbound.sites import SiteMap
 
@@ -24,6 +30,8 @@ NO_SD = 0.9
 _FEWEST = 400
 #: ... and that are enough.
 _FEW = 4000
+#: Draws that rays start from, how far they go in sds (on a log scale: in units of it), and coordinates at most.
+_RAYS, _FAR, _UP, _MOST = 4, np.array([1e3, 1e5]), np.array([40.0, 80.0]), 200
 
 
 def without_sd(sites: SiteMap, draws: np.ndarray) -> tuple[str, ...]:
@@ -53,6 +61,43 @@ def without_sd(sites: SiteMap, draws: np.ndarray) -> tuple[str, ...]:
                 some = range(site.start, site.start + site.size)
                 columns += [(names[i], draws[:, i], kind == "positive") for i in some]
     return tuple(name for name, x, positive in columns if _shape(x, positive=positive) >= NO_SD)
+
+
+def without_variance(kernel: Kernel, draws: np.ndarray, rng: np.random.Generator) -> tuple[str, ...]:
+    """Names of the parameters along which the density falls too slowly for a variance, from most of a few draws.
+
+    Args:
+        kernel: The compiled log density.
+        draws: Of the posterior, unconstrained ``[n, p]``.
+        rng: To choose among them.
+
+    Cost: 16 densities for each coordinate, of at most 200.
+    """
+    model, p = kernel.model, kernel.dimension
+    if p > _MOST or not len(draws):
+        return ()
+    x = draws[rng.choice(len(draws), _RAYS)]
+    sd = np.maximum(draws.std(0), 1e-300)
+    rays, names = [], model.coordinate_names()
+    for site in model.sites.values():
+        if (kind := _kind(site.support)) is not None:
+            for i in range(site.start, site.start + site.size):
+                rays += [(i, sign * sd[i], _FAR) for sign in (1.0, -1.0)] if kind == "real" else [(i, 1.0, _UP)]
+    if not rays:
+        return ()
+    points = np.repeat(x[None, :, None, :], len(rays), 0).repeat(2, 2)
+    for j, (i, step, reach) in enumerate(rays):
+        points[j, :, :, i] += step * reach
+    value = kernel(points.reshape(-1, p))[0].reshape(len(rays), _RAYS, 2)
+    with np.errstate(all="ignore"):
+        fall = value[:, :, 1] - value[:, :, 0]
+    slow = np.empty((len(rays), _RAYS), bool)
+    for j, (_, _, reach) in enumerate(rays):
+        # t^-3 along the line; for u = log t the density of u is that of t times t, so exp(-2u).
+        slope = fall[j] / np.log(reach[1] / reach[0]) if reach is _FAR else fall[j] / (reach[1] - reach[0])
+        slow[j] = np.isfinite(slope) & (slope > (-3.05 if reach is _FAR else -2.05))
+    found = {rays[j][0] for j in np.flatnonzero(slow.mean(1) > 0.5)}
+    return tuple(names[i] for i in sorted(found))
 
 
 def _kind(support) -> str | None:
