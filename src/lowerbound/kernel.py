@@ -135,8 +135,9 @@ class Kernel:
             gradient = np.concatenate([g for _, g in parts]) if parts else np.empty((0, p))
         self.evaluations += m
         flat = gradient.ravel()
-        if not math.isfinite(value.dot(value) + flat.dot(flat)):  # a microsecond; the square may overflow, too
-            self._remember(x, value, gradient)
+        with np.errstate(over="ignore", invalid="ignore"):  # the square may overflow where the number does not
+            if not math.isfinite(value.dot(value) + flat.dot(flat)):
+                self._remember(x, value, gradient)
         return value, gradient
 
     def _remember(self, x: np.ndarray, value: np.ndarray, gradient: np.ndarray) -> None:

@@ -150,7 +150,7 @@ def test_a_layout_names_each_coordinate_once():
         ArrowLayout.of([0, 1], [[2, 3], [3]])
     with pytest.raises(IncompatibleError, match="has no layout"):
         Arrow().build(np.zeros(3), np.ones(3))
-    with pytest.raises(IncompatibleError, match="an arrow is of a whole model"):
+    with pytest.raises(IncompatibleError, match="arrows, flows and sinh-arcsinh are fitted to all sites together"):
         lb.families.Product({"a": Arrow(), ...: Diagonal()})
     target = lb.LogDensity(lambda x: -0.5 * (x**2).sum(), {"x": lb.Site(shape=(3,))})
     with pytest.raises(IncompatibleError, match="score_regression finds it"):

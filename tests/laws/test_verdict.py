@@ -146,7 +146,9 @@ def test_a_fit_that_did_not_converge_is_corrected_at_best():
     ("change", "expected"),
     [
         ({}, TRUSTED),
-        ({"mean": 0.15}, TRUSTED),  # not more than 0.1
+        ({"mean": 0.099}, TRUSTED),  # not more than 0.1
+        ({"mean": 0.101}, CORRECTED),
+        ({"mean": 0.101, "error": 0.039}, TRUSTED),  # and no more than noise
         ({"mean": 0.19}, CORRECTED),
         ({"sd": 1.3}, CORRECTED),
         ({"mean": 0.19, "r_hat": 1.06}, NOT_TRUSTED),  # something is wrong, and the chains cannot put it right
