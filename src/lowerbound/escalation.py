@@ -99,6 +99,7 @@ class Escalation:
         enabled: Whether anything may be tried.
         record: Called with each :class:`~lowerbound.algorithms.Info` of what is tried.
         say: Called with a few words when something begins.
+        review: The assessment with its verdict overridden where the density itself is at fault.
     """
 
     run: Run
@@ -109,6 +110,7 @@ class Escalation:
     enabled: bool
     record: Callable[[Info], None]
     say: Callable[[str], None]
+    review: Callable[[Attempt, Assessment], Assessment]
 
     def __post_init__(self) -> None:
         self.trials: list[Trial] = []
@@ -132,10 +134,14 @@ class Escalation:
             found = assess(other.weighed, self.seed)
             if found.verdict.trusted:
                 best, assessment = other, found
+        assessment = self.review(best, assessment)
         # (No family gives a parameter an sd that it does not have.)
         hopeless = assessment.verdict.fatal or assessment.verdict.without_sd
         if self._may(best) and not assessment.verdict.trusted and not hopeless:
+            plain = best
             best, assessment = self._richer(best, assessment)
+            if best is not plain:
+                assessment = self.review(best, assessment)
         return best, self._corrected(best, assessment)
 
     # -- other coordinates -------------------------------------------------------------------------
@@ -204,7 +210,10 @@ class Escalation:
                 break
             began, reason = time.perf_counter(), assessment.verdict.sentence
             self.say(f"trying the family {name}")
-            q = fit(np.random.default_rng([self.seed, 4]))
+            try:
+                q = fit(np.random.default_rng([self.seed, 4]))
+            except np.linalg.LinAlgError:  # it has run into a degenerate member: not a better q
+                q = None
             new = None
             if q is not None:
                 modes, rule = best.weighed.modes, FromGaussian().rule()

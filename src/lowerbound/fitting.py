@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status
+from lowerbound.algorithms.from_gaussian import FromGaussian
+from lowerbound.algorithms.score_regression import ScoreRegression, other_modes
 from lowerbound.diagnostics.assessment import Assessment, weigh_up
+from lowerbound.diagnostics.importance import MANY
 from lowerbound.diagnostics.nonfinite import check_starts
 from lowerbound.diagnostics.review import review
 from lowerbound.diagnostics.soundness import check_density
@@ -31,6 +34,10 @@ from lowerbound.sites import SiteMap
 from lowerbound.threads import host_threads
 from lowerbound.waiting import Waiting
 
+_ESCALATE = (
+    "leave family and algorithm out, or pass escalate=True: other coordinates and richer families are then tried. Or "
+    "check the parameters concerned with MCMC."
+)
 #: A standard deviation that only a flat direction has; arithmetic ends there before the widening does.
 _ENDLESS = 1e12
 
@@ -148,10 +155,14 @@ def fit(
             escalate,
             record,
             lambda phase: display.update(phase, {"evaluations": kernel.evaluations}),
+            lambda a, found: review(a.kernel, a.q, a.status, found, algorithm=chosen.name, broken=broken, seed=seed),
         )
         with np.errstate(all="ignore"):  # what is not finite is dealt with, not warned of
             q, status, modes, missing = run(chosen, kernel, chosen_family, seed, record)
             broken = kernel.broken
+            if not isinstance(chosen, (ScoreRegression, FromGaussian)) and kernel.dimension <= MANY:
+                display.update("looking for other modes", None)
+                modes, missing = other_modes(kernel, q, seed)
 
             def judged(status: Status) -> tuple[Attempt, Assessment]:
                 display.update("weighing draws", {"evaluations": kernel.evaluations})
@@ -162,9 +173,9 @@ def fit(
                 best, assessment = judged(status)
             except KeyboardInterrupt:
                 best, assessment = judged(Status.INTERRUPTED)
-            assessment = review(
-                best.kernel, best.q, best.status, assessment, algorithm=chosen.name, broken=broken, seed=seed
-            )
+        if not escalate and not assessment.verdict.trusted and not assessment.verdict.fatal:
+            verdict = dataclasses.replace(assessment.verdict, next_step=_ESCALATE)
+            assessment = dataclasses.replace(assessment, verdict=verdict)
         verdict = assessment.verdict
     total = time.perf_counter() - start
     posterior = assemble(bound, best, assessment, rows, total, seed, tuple(ladder.trials))

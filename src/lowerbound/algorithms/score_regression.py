@@ -370,6 +370,34 @@ class ScoreRegression(Algorithm):
         return walk.current if np.isfinite(walk.current.elbo) else None
 
 
+def other_modes(kernel: Kernel, q: Block, seed: int) -> tuple[list[Mode], float]:
+    """Modes that a dense fit of the same density meets and q does not hold, and the share of modes missing.
+
+    For a q of another algorithm, which knows of its own mode only. A point mass has no extent, and so no others.
+
+    Cost: that of the default fit.
+    """
+    if q.noise_dimension == 0:
+        return [], 0.0
+    algorithm = ScoreRegression()
+    state = algorithm.init(seed, kernel, Dense())
+    status = None
+    while status is None:
+        state, info = algorithm.step(state)
+        status = info.status
+    best = algorithm.output(state)
+    if status is not Status.CONVERGED or not isinstance(best, GaussianBlock) or state.walk is None:
+        return [], 0.0
+    mean, sd = np.asarray(q.mean), np.sqrt(np.asarray(q.variance()))
+    found = [Mode(np.asarray(best.mean), best.covariance(), state.walk.current.elbo, False), *state.others]
+    away = [
+        m for m in found if not (((m.mean - mean) / np.maximum(sd, np.sqrt(np.diagonal(m.covariance)))) ** 2).max() < 9
+    ]
+    if not any(m.separate for m in found):  # one peak, however q has come to lie about it
+        return [], 0.0
+    return [m._replace(separate=True) for m in away], state.missing
+
+
 def _pattern(kernel: Kernel, family: Family) -> Pattern:
     if isinstance(family, Arrow):
         layout = family.layout or find_layout(kernel)

@@ -217,7 +217,9 @@ def _heavy(
     else:
         return ()
     along = without_variance(kernel, draws, np.random.default_rng(0))
-    return tuple(dict.fromkeys((*along, *without_sd(sites, draws))))
+    # What a sample shows counts if the sample can be believed.
+    believed = verdict.trusted or (chains is not None and chains.mixed)
+    return tuple(dict.fromkeys((*along, *(without_sd(sites, draws) if believed else ()))))
 
 
 def _resampled(weighted: Weighted) -> np.ndarray:

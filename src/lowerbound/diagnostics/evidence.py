@@ -73,12 +73,12 @@ def sandwich(weighted: Weighted, chains: Chains | None, *, one_mode: bool = True
     lw = r.log_weights
     k = len(lw)
     lower = Estimate(float(logsumexp(lw) - np.log(k)), _error(lw))
+    if not one_mode:
+        return Evidence(lower, None, k, "several modes are known, and chains do not cross between them")
     if chains is None:
         return Evidence(lower, None, k, "no chains were run, whose ends an upper bound needs")
     if not chains.agreed:
         return Evidence(lower, None, k, "the short chains have not mixed, so their ends are no draws of the posterior")
-    if not one_mode:
-        return Evidence(lower, None, k, "several modes are known, and chains do not cross between them")
     return Evidence(lower, _upper(r, chains), k, "the upper bound holds if the mixed chains have met every mode")
 
 
