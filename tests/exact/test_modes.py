@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -11,8 +13,10 @@ import pytest
 import lowerbound as lb
 from lowerbound.algorithms.modes import Census
 from lowerbound.algorithms.pattern import Iterate
-from lowerbound.algorithms.search import End
+from lowerbound.algorithms.search import End, surrounding_points
 from lowerbound.families import DenseGaussian
+from lowerbound.kernel import Kernel
+from lowerbound.model import Model
 
 
 def squares(y):
@@ -85,3 +89,95 @@ def test_a_mode_within_reach_is_another_if_the_density_dips_on_the_way():
     assert census.found[0].holds(np.array([1.6]))  # 3.2 sds away
     census.take([end(1.6), end(-1.5)], lambda e: at(float(e.x[0])))
     assert len(census.found) == 2 and census.hits == [1, 1]
+
+
+def kernel_of(density, p: int = 2) -> Kernel:
+    return Kernel(Model.from_log_density(lb.LogDensity(density, {"x": lb.Site(shape=(p,))})))
+
+
+def gaussian_at(x, sd=1.0) -> Iterate:
+    p = len(x)
+    return Iterate(DenseGaussian(np.array(x), sd * np.eye(p)), np.zeros((2, p)), 0.0, 0.0, np.zeros((2, p)))
+
+
+def end_at(x) -> End:
+    return End(np.array(x), 0.0, np.zeros(len(x)), np.eye(len(x)), True)
+
+
+def test_two_peaks_are_separate():
+    def wells(x):
+        return jnp.logaddexp(-0.5 * jnp.sum((x - 4) ** 2), -0.5 * jnp.sum((x + 4) ** 2))
+
+    census = Census(kernel_of(wells), [gaussian_at([4.1, 3.9])])
+    census.take([end_at([-4.0, -4.0])], lambda e: gaussian_at(e.x))
+    assert [m.separate for m in census.result()[1]] == [True]
+
+
+def test_several_gaussians_on_one_banana_are_about_one_peak():
+    """The ridge b = a^2 / 2 bends, so Gaussians settle on both of its arms; uphill from either is the same peak."""
+
+    def banana(x):
+        return -0.5 * (x[0] / 4) ** 2 - 0.5 * ((x[1] - 0.5 * x[0] ** 2) / 0.1) ** 2
+
+    census = Census(kernel_of(banana), [gaussian_at([3.0, 4.5], 0.1)])
+    census.take([end_at([-3.0, 4.5])], lambda e: gaussian_at(e.x, 0.1))
+    assert len(census.found) == 2  # a straight line between them crosses a valley
+    _, others, missing = census.result()
+    assert [m.separate for m in others] == [False]
+    assert missing == 0.0  # one peak, met twice
+
+
+def test_a_banana_is_one_mode_to_the_verdict():
+    def model(y):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        b = numpyro.sample("b", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(b + a**2, 0.1), obs=y)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", lb.errors.TrustWarning)
+        posterior = lb.fit(model, {"y": -1.0})
+    assert posterior.verdict.modes == (1.0,)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_narrow_mode_is_found_in_two_dimensions(seed):
+    """Half of the mass in a peak a fifth as wide, five sds away: its share is known."""
+    s = 0.2
+
+    def density(x):
+        wide = -0.5 * jnp.sum(x**2)
+        narrow = -0.5 * jnp.sum((x - jnp.array([5.0, 0.0])) ** 2) / s**2 - 2 * np.log(s)
+        return jnp.logaddexp(wide, narrow)
+
+    posterior = lb.fit(lb.LogDensity(density, {"x": lb.Site(shape=(2,))}), seed=seed)
+    assert posterior.verdict.trusted and len(posterior.verdict.modes) == 2
+    np.testing.assert_allclose(posterior.verdict.modes, 0.5, atol=0.05)
+    np.testing.assert_allclose(posterior.mean()["x"], [2.5, 0.0], atol=0.25)
+    assert posterior.evidence.upper is None
+    assert abs(posterior.log_evidence.value - np.log(4 * np.pi)) < 5 * posterior.log_evidence.se + 1e-6
+
+
+def test_points_around_a_gaussian():
+    """Opposite pairs at 5 to 40 sds in its own metric; then points that it explains badly, about a narrow peak."""
+
+    def density(x):
+        wide = -0.5 * jnp.sum((x / jnp.array([1.0, 100.0])) ** 2)
+        return jnp.logaddexp(wide, 8.0 - 0.5 * jnp.sum(((x - jnp.array([5.0, 0.0])) / jnp.array([0.3, 30.0])) ** 2))
+
+    q = DenseGaussian(np.zeros(2), np.diag([1.0, 100.0]))
+    x, value, gradient = surrounding_points(kernel_of(density), np.random.default_rng(0), q)
+    assert len(x) == len(value) == len(gradient) == 16
+    np.testing.assert_allclose(x[:4], -x[4:8])
+    # Their directions are random normals: the mean square of the distance is p times the square of the radius.
+    distance = np.sqrt((q.whiten(x[:4]) ** 2).sum(1))
+    assert (np.diff(np.log(distance)) > -2).all() and distance.max() > 10
+    assert (np.abs(q.whiten(x[8:])[:, 0] - 5.0) < 1.5).sum() >= 6
+    assert np.isfinite(value).all() and np.isfinite(gradient).all()
+
+
+def test_starts_without_a_density_come_nearer_or_are_left_out():
+    """Finite within 3 of the middle alone: the pairs at 5 to 40 sds are halved until they are inside."""
+    q = DenseGaussian(np.zeros(2), np.eye(2))
+    kernel = kernel_of(lambda x: -0.5 * jnp.sum(x**2) + 0 * jnp.log(9 - jnp.sum(x**2)))
+    x, value, _ = surrounding_points(kernel, np.random.default_rng(1), q)
+    assert len(x) >= 8 and ((x**2).sum(1) < 9).all() and np.isfinite(value).all()

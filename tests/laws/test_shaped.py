@@ -127,3 +127,21 @@ def test_the_student_about_it_has_the_density_of_its_draws(subject: Subject):
     assert_mean(np.exp(subject.block.log_prob(x) - component.log_prob(x)), 1.0, "mass of q under its Student-t")
     # ... and it has heavier tails: more draws far from the middle of the noise than q has.
     assert ((subject.block.whiten(x) ** 2).sum(1) > 25).mean() > 0.02
+
+
+@subjects
+def test_pull_back_is_the_gradient_in_the_noise(subject: Subject):
+    """Of f(T(e)) + log |det T'(e)|, f a quartic, by central differences; and the log det against log q."""
+    q, d, h = subject.block, subject.block.dimension, 1e-5
+    noise = np.random.default_rng(14).standard_normal((12, d))
+    x = np.asarray(q.transform(noise))
+    log_det, slope = q.pull_back(noise, -(x**3))
+    np.testing.assert_allclose(log_det, stats.norm.logpdf(noise).sum(1) - q.log_prob(x), atol=1e-8)
+
+    def f(e):
+        y = np.asarray(q.transform(e))
+        return -0.25 * (y**4).sum(1) + np.asarray(q.pull_back(e, y)[0])
+
+    for j in range(d):
+        step = h * np.eye(d)[j]
+        np.testing.assert_allclose(slope[:, j], (f(noise + step) - f(noise - step)) / (2 * h), rtol=1e-5, atol=1e-4)

@@ -12,9 +12,10 @@ from scipy import stats
 import lowerbound as lb
 from lowerbound.diagnostics.chains import mixing, run_chains
 from lowerbound.diagnostics.importance import weigh
-from lowerbound.families import DenseGaussian
+from lowerbound.families import DenseGaussian, SinhArcsinh, TransportedBlock
 from lowerbound.fitting import as_model
 from lowerbound.kernel import Kernel
+from tests.registry import SHAPED
 
 
 def chains_of(density, shape, start, seed=0, **options):
@@ -79,3 +80,41 @@ def test_chains_apart_are_seen():
     assert mixing(x)[0] > 1.5 and mixing(x)[1] == 1
     wide = rng.standard_normal((100, 8, 1)) * np.where(np.arange(8) < 4, 1.0, 3.0)[:, None]
     assert mixing(wide)[0] > 1.1  # the same place, another spread
+
+
+@pytest.mark.parametrize(
+    "subject", [SHAPED[0], pytest.param(SHAPED[1], marks=pytest.mark.slow)], ids=lambda s: s.name.replace(" ", "-")
+)
+def test_chains_in_the_noise_of_a_map(subject):
+    """They draw from the target itself, in its own coordinates, wherever q's map has put them."""
+    q = subject.block
+    assert isinstance(q, TransportedBlock)
+    mean, sd = np.asarray(q.mean), np.sqrt(np.asarray(q.variance()))
+
+    def density(x):  # log-gammas near q: skewed, independent, with known moments
+        u = (x - mean) / sd
+        return jnp.sum(3 * u - jnp.exp(u))
+
+    chains = chains_of(density, (3,), q)
+    assert chains is not None and chains.r_hat < 1.05
+    law = stats.loggamma(3)
+    for j in range(3):
+        u = (chains.draws[:, :, j] - mean[j]) / sd[j]
+        assert abs(z_of(u, law.mean())) < 5
+        assert abs(z_of((u - law.mean()) ** 2, law.var())) < 5
+        assert abs(chains.moments.mean[j] - mean[j] - sd[j] * law.mean()) < 5 * chains.moments.mean_se[j] * sd[j]
+    u = (chains.draws[-1] - mean) / sd
+    np.testing.assert_allclose(chains.log_density[-1], (3 * u - np.exp(u)).sum(1), rtol=1e-9, atol=1e-9)
+
+
+def test_the_target_of_an_exact_map_is_standard_normal_noise():
+    """Where q is the target nothing is rejected but by the integrator, and R-hat is that of independent draws."""
+    q = SinhArcsinh().build(np.array([1.0, -2.0]), np.array([[2.0, 0.5], [0.5, 1.0]]))
+    precision = np.linalg.inv([[2.0, 0.5], [0.5, 1.0]])
+    chains = chains_of(
+        lambda x: -0.5 * (x - jnp.array([1.0, -2.0])) @ precision @ (x - jnp.array([1.0, -2.0])), (2,), q
+    )
+    assert chains.mixed and chains.accepted > 0.8 and chains.divergent == 0
+    error = np.abs(chains.moments.mean - [1.0, -2.0]) / chains.moments.sd
+    assert (error < 5 * chains.moments.mean_se).all() and (error < 1e-3).all()
+    np.testing.assert_allclose(chains.moments.sd, np.sqrt([2.0, 1.0]), rtol=0.01)

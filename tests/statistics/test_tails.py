@@ -86,7 +86,8 @@ def test_in_other_coordinates():
 
 def test_the_verdict_says_so():
     """The bulk of a Cauchy is matched, but no sample can tell its sd."""
-    with pytest.warns(lb.errors.TrustWarning, match="sd may not exist"):
+    with pytest.warns(lb.errors.TrustWarning):
         posterior = lb.fit(lb.LogDensity(lambda x: -jnp.log1p(x**2), {"x": lb.Site()}))
     verdict = posterior.verdict
-    assert verdict.without_sd == ("x",) and not verdict.trusted and "quantiles" in verdict.next_step
+    assert verdict.without_sd == ("x",) and not verdict.trusted
+    assert "sd may not exist" in str(verdict)
