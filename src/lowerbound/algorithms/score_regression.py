@@ -57,6 +57,8 @@ _EARLY_DRAWS = 256
 _MAX_AVERAGES = 8
 #: Steps of each of several starts before one is chosen.
 _TRIAL_STEPS = 6
+#: Error of an ELBO, in nats, from which its draws are in a tail of exponentials.
+_WILD = 10.0
 #: Steps in a row that widen some direction by the largest factor before it counts as flat (4^25 = 1e15).
 _FLAT = 25
 
@@ -253,6 +255,8 @@ class ScoreRegression(Algorithm):
             if best is not None and (found is None or found.elbo <= best.elbo):
                 break
             best = found
+            if found is not None and found.elbo_se < _WILD:
+                break
         if best is not None:
             return _Walk(best)
         # Not finite even in a tiny neighbourhood: keep the point, and say so.
