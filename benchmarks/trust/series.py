@@ -110,38 +110,35 @@ target(name="local_level_150_centred")(partial(local_level, 150, 0.3, 0.7, True,
 target(name="local_level_80_noncentred")(partial(local_level, 80, 0.8, 0.4, False, 83))
 
 
-def volatility(y, centred: bool):
-    """h_1 ~ N(mu, sigma²/(1 - phi²)), h_t ~ N(mu + phi (h_{t-1} - mu), sigma²), y_t ~ N(0, e^h_t)."""
-    mu = numpyro.sample("mu", dist.Normal(0, 3))
-    sigma = numpyro.sample("sigma", dist.HalfNormal(0.5))
-    phi = 2 * numpyro.sample("phi_half", dist.Beta(20, 1.5)) - 1
-    numpyro.deterministic("phi", phi)
-    first = sigma / jnp.sqrt(1 - phi**2)
-    if centred:
-        h = numpyro.sample("h", dist.ImproperUniform(dist.constraints.real_vector, (), (y.shape[0],)))
-        numpyro.factor("first", dist.Normal(mu, first).log_prob(h[0]))
-        numpyro.factor("steps", dist.Normal(mu + phi * (h[:-1] - mu), sigma).log_prob(h[1:]).sum())
-    else:
-        z = numpyro.sample("z", dist.Normal(0, 1).expand([y.shape[0]]).to_event(1))
-        _, rest = lax.scan(lambda x, e: (phi * x + sigma * e,) * 2, first * z[0], z[1:])
-        h = numpyro.deterministic("h", mu + jnp.concatenate([first * z[:1], rest]))
-    numpyro.sample("y", dist.Normal(0, jnp.exp(h / 2)), obs=y)
-
-
 @target()
 def stochastic_volatility_100() -> Case:
-    """A hundred returns, centred states; sampled with standardised innovations for the truth."""
-    rng = np.random.default_rng(84)
+    """A hundred returns, h_1 ~ N(mu, sigma²/(1 - 0.95²)), h_t ~ N(mu + 0.95 (h_{t-1} - mu), sigma²), y_t ~ N(0, e^h_t),
+    states centred. For the truth h = mu + sigma A z, A the Cholesky factor of the covariance 0.95^|s - t|/(1 - 0.95²).
+    """
+    rng, phi = np.random.default_rng(84), 0.95
     h = np.zeros(100)
     for t in range(1, 100):
-        h[t] = 0.95 * h[t - 1] + 0.25 * rng.normal()
+        h[t] = phi * h[t - 1] + 0.3 * rng.normal()
     y = np.exp((h - 1) / 2) * rng.normal(size=100)
-    return Case(
-        partial(volatility, centred=True),
-        {"y": y},
-        reference=partial(volatility, centred=False),
-        compared=("mu", "sigma", "phi", "h"),
-    )
+    first = (1 - phi**2) ** -0.5
+    root = np.linalg.cholesky(first**2 * phi ** np.abs(np.subtract.outer(np.arange(100), np.arange(100))))
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 2))
+        sigma = numpyro.sample("sigma", dist.LogNormal(-1.5, 0.5))
+        h = numpyro.sample("h", dist.ImproperUniform(dist.constraints.real_vector, (), (y.shape[0],)))
+        numpyro.factor("first", dist.Normal(mu, sigma * first).log_prob(h[0]))
+        numpyro.factor("steps", dist.Normal(mu + phi * (h[:-1] - mu), sigma).log_prob(h[1:]).sum())
+        numpyro.sample("y", dist.Normal(0, jnp.exp(h / 2)), obs=y)
+
+    def reference(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 2))
+        sigma = numpyro.sample("sigma", dist.LogNormal(-1.5, 0.5))
+        z = numpyro.sample("z", dist.Normal(0, 1).expand([100]).to_event(1))
+        h = numpyro.deterministic("h", mu + sigma * (root @ z))
+        numpyro.sample("y", dist.Normal(0, jnp.exp(h / 2)), obs=y)
+
+    return Case(model, {"y": y}, reference=reference, compared=("mu", "sigma", "h"))
 
 
 @target()

@@ -57,7 +57,9 @@ _EARLY_DRAWS = 256
 _MAX_AVERAGES = 8
 #: Steps of each of several starts before one is chosen.
 _TRIAL_STEPS = 6
-#: Steps in a row that widen some direction by the largest factor before it counts as flat (4^25 = 1e15).
+#: Error of an ELBO, in nats, from which its draws are in a tail of exponentials.
+_WILD = 10.0
+#: Full steps in a row that widen some direction by the largest factor before it counts as flat (4^25 = 1e15).
 _FLAT = 25
 
 
@@ -103,7 +105,7 @@ class _Walk:
     steps: int = 0
     taken: int = 0
     grown: int = 0
-    widening: int = 0
+    widening: float = 0.0
     averages: int = 0
     averaged: int = 0
     arrived: bool = False
@@ -253,6 +255,8 @@ class ScoreRegression(Algorithm):
             if best is not None and (found is None or found.elbo <= best.elbo):
                 break
             best = found
+            if found is not None and found.elbo_se < _WILD:
+                break
         if best is not None:
             return _Walk(best)
         # Not finite even in a tiny neighbourhood: keep the point, and say so.
@@ -289,8 +293,8 @@ class ScoreRegression(Algorithm):
             if proposal is not None and proposal.elbo >= floor:
                 walk.current = proposal
                 walk.taken += 1
+                walk.widening = walk.widening + min(walk.pace.rho, 1.0) if found.widening else 0
                 walk.pace.rho = min(walk.pace.limit, 2 * walk.pace.rho)
-                walk.widening = walk.widening + 1 if found.widening else 0
                 if walk.widening >= _FLAT:
                     walk.status = Status.FLAT
                 return

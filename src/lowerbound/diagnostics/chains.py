@@ -40,6 +40,8 @@ from lowerbound.kernel import Kernel
 #: Transitions after which the chains are looked at, the first of them without those of the warm-up.
 STAGES = (30, 60, 120, 200)
 _WARMUP = 40
+#: ... where the metric is not learned from them.
+_SHORT = 16
 #: Acceptance aimed at and leapfrog steps at most: at first, and once more, finer, where that was not enough.
 _PACES = ((0.9, 24), (0.98, 64))
 #: A larger error of the energy than this is a divergence (as in Stan).
@@ -268,7 +270,7 @@ def _run(walkers: _Walkers, spent: int) -> Chains | None:
     count, p = walkers.x.shape
     walkers.count = 0
     early: list[np.ndarray] = []
-    for i in range(_WARMUP):
+    for i in range(_WARMUP if p <= _DENSE else _SHORT):
         if kernel.evaluations >= spent or kernel.late:
             return None
         early.append(walkers.transition(adapt=True))

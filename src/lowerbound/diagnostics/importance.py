@@ -39,6 +39,8 @@ ROUND = 2048
 MANY = 200
 #: Effective draws wanted where draws are corrected: a Monte Carlo error of 1/60 sd.
 ENOUGH = 3600
+#: ... and where a draw is dear: above MANY dimensions.
+SOME = 1200
 _DEGREES = 4.0
 
 
@@ -141,7 +143,7 @@ def weigh(
         result = _pool(done, fisher)
         if kernel.late or not _worth_more(result, done[0], p):
             break
-        if done[0].efficiency > 0.6 or r + 1 == rounds:
+        if done[0].efficiency > 0.6 or r + 1 == rounds or p > MANY:
             counts = [int(0.8 * size), int(0.2 * size)] + [size // 4] * len(modes)
             continue  # q is good as it is: only more draws are needed
         learned = learn(result.draws, result.smoothed, rng)
@@ -253,6 +255,8 @@ def _worth_more(w: Weighted, first: _Round, p: int) -> bool:
     own = first.own[np.isfinite(first.own)]
     # To second order KL(q || p) is half the variance of log w under q.
     exact = len(own) > 0 and 0.5 * own.var() < 1e-3 and abs(w.gap) < 1e-3 + 3 * w.gap_se and w.bad == 0
-    if exact or (p > MANY and not first.efficiency > 0.6):  # chains are cheaper there than teaching r
+    if exact:
         return False
+    if p > MANY:  # r is not taught there, so only more of the same can help; where that is too much chains are cheaper
+        return w.effective < SOME and 4 * first.efficiency * len(first.x) > SOME
     return w.effective < ENOUGH or w.pareto_k > 0.7

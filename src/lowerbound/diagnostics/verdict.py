@@ -21,7 +21,8 @@ The rules, in order:
   NOT_TRUSTED if not. Chains so far from agreement (R-hat above 1.2) that they can say nothing overrule the weights
   too. Where several modes are known, chains that have not crossed between them say nothing.
 * Where the weights could not tell, mixed chains can: TRUSTED if the stopping rule was met and they move no mean
-  and no log sd of q by more than 0.05, CORRECTED if they move some, with the draws of the chains.
+  and no log sd of q by more than 0.05, CORRECTED if they move some, with the draws of the chains. (Above 200
+  dimensions also where the weights could: they have fewer draws than q has digits.)
 * NOT_TRUSTED otherwise, and where a parameter's tail is so heavy that its sd may not exist (k-hat of its second
   moment at least 0.9). If the chains came near (R-hat < 1.2) the draws are theirs all the same.
 
@@ -39,7 +40,7 @@ import numpy as np
 from lowerbound.algorithms.base import Mode, Status
 from lowerbound.diagnostics.chains import Chains, Drift
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.importance import Weighted
+from lowerbound.diagnostics.importance import MANY, Weighted
 from lowerbound.diagnostics.shift import Shift
 
 GAP = 0.005
@@ -273,13 +274,24 @@ def judge_chains(verdict: Verdict, chains: Chains, q: Drift, reported: Drift, na
     moved = tuple(names[i] for i in np.argsort(-against.size) if beyond[i])
     size = float(np.nan_to_num(against.size, nan=np.inf).max())
     changes: dict = {"reasons": (*verdict.reasons, found), "r_hat": chains.r_hat}
+    right = bool(verdict.converged and chains.mixed and float(q.size.max()) <= SHIFT)
+    if verdict.status is VerdictStatus.CORRECTED and right and len(names) > MANY:
+        # A thousand draws know a thousand means less well than q does.
+        return replace(
+            verdict,
+            **changes,
+            status=VerdictStatus.TRUSTED,
+            sentence=f"q's means and sds are the posterior's to within {max(float(q.size.max()), 0.01):.2g} sd; "
+            "its draws can be used.",
+            parameters=(),
+        )
     if verdict.trusted and not moved and chains.r_hat < APART:
         said = f"the chains move no reported mean or log sd by more than {size:.2g} (with their errors)"
         changes["reasons"] += (said,)
         return replace(verdict, **changes)
     if chains.mixed:
         changes |= {"next_step": "", "effective": chains.effective}
-        if verdict.converged and not verdict.trusted and float(q.size.max()) <= SHIFT:
+        if right and not verdict.trusted:
             return replace(
                 verdict,
                 **changes,
