@@ -24,7 +24,21 @@ def test_what_is_saved_is_what_is_loaded(which, tmp_path):
     p = fitted(which)
     p.save(tmp_path / "p.lb")
     r = lb.load(tmp_path / "p.lb")
-    for a in ("sites", "status", "verdict", "elbo", "pareto_k", "seed", "versions", "timings", "counts"):
+    for a in (
+        "sites",
+        "status",
+        "verdict",
+        "elbo",
+        "pareto_k",
+        "seed",
+        "versions",
+        "timings",
+        "counts",
+        "evidence",
+        "corrections",
+        "trials",
+        "source",
+    ):
         # As text: what was not measured is nan, which is not equal to itself.
         assert repr(getattr(r, a)) == repr(getattr(p, a)), a
     assert (r.model_name, r.family_name, r.algorithm_name) == (p.model_name, p.family_name, p.algorithm_name)
