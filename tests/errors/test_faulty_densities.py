@@ -270,7 +270,17 @@ IMPROPER = {
 }
 
 
-@pytest.mark.parametrize("model, data, pattern, site", IMPROPER.values(), ids=IMPROPER)
+#: These take tens of seconds of walks along what has no end.
+TEDIOUS = {"a mixture's empty component", "separable"}
+
+
+@pytest.mark.parametrize(
+    "model, data, pattern, site",
+    [
+        pytest.param(*v, marks=pytest.mark.slow, id=k) if k in TEDIOUS else pytest.param(*v, id=k)
+        for k, v in IMPROPER.items()
+    ],
+)
 def test_an_improper_posterior_is_never_an_answer(model, data, pattern, site):
     with pytest.warns(TrustWarning, match=rf"not an answer: .*{pattern}.*give {site} a proper prior"):
         posterior = lb.fit(model, data)

@@ -59,7 +59,11 @@ def _layout(p_g: int, counts: dict[int, int], seed: int) -> ArrowLayout:
 
 @pytest.mark.parametrize(
     "layout",
-    [_layout(3, {1: 20, 2: 6, 5: 3}, 1), _layout(0, {1: 10, 3: 10}, 2), _layout(4, {1: 2000, 3: 332}, 3)],
+    [
+        _layout(3, {1: 20, 2: 6, 5: 3}, 1),
+        _layout(0, {1: 10, 3: 10}, 2),
+        pytest.param(_layout(4, {1: 2000, 3: 332}, 3), marks=pytest.mark.slow),
+    ],
     ids=lambda a: f"p={a.dimension}, p_g={a.globals}",
 )
 def test_one_step_lands_on_an_arrow(layout):
@@ -128,6 +132,7 @@ def exact_moments(y: np.ndarray, centre: np.ndarray, width: np.ndarray) -> tuple
     return np.concatenate([means, theta]), np.concatenate([sds, np.sqrt(spread)])
 
 
+@pytest.mark.slow
 def test_a_hierarchy_of_four_hundred_groups_by_default():
     rng = np.random.default_rng(8)
     groups = 400

@@ -94,7 +94,10 @@ def trained(density, d: int, seed: int = 0):
     return kernel, gaussian, q, infos
 
 
-@pytest.mark.parametrize(("density", "d", "least", "most"), [(banana, 2, 0.2, 0.03), (funnel, 10, 1.5, 0.1)])
+@pytest.mark.parametrize(
+    ("density", "d", "least", "most"),
+    [(banana, 2, 0.2, 0.03), pytest.param(funnel, 10, 1.5, 0.1, marks=pytest.mark.slow)],
+)
 def test_a_flow_mends_what_a_gaussian_cannot(density, d, least, most):
     kernel, gaussian, q, infos = trained(density, d)
     assert gap(kernel, gaussian)[0] > least

@@ -76,7 +76,7 @@ def every_support(draw: st.DrawFn) -> dict[str, tuple[int, ...]]:
     return {name: draw(shapes(name), name) for name in draw(st.permutations(sorted(SUPPORTS)))}
 
 
-@quick(3)
+@quick(2)
 @given(every_support(), st.integers(0, 2**32 - 1), st.integers(1, 70))
 def test_constrain_and_unconstrain_are_inverse(sites, seed, rows):
     model = _model({name: lb.Site(SUPPORTS[name][0], shape) for name, shape in sites.items()})
