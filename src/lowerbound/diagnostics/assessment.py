@@ -22,7 +22,7 @@ from lowerbound.diagnostics.nonfinite import culprits, flat_sites
 from lowerbound.diagnostics.shift import Shift, shift_of
 from lowerbound.diagnostics.tails import without_sd, without_variance
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus, judge, judge_chains, judge_point, judge_tails
-from lowerbound.families import Block
+from lowerbound.families import Block, TransportedBlock
 from lowerbound.kernel import Kernel
 from lowerbound.sites import SiteMap
 
@@ -31,9 +31,11 @@ _DRAWN = 2**26
 #: ... and in those kept with a posterior.
 _KEPT = 2**25
 #: Arithmetic that the chains may cost however little the fit did: about two seconds of it.
-_FREE = 2e10
+_FREE = 1.2e10
 #: ... and what one evaluation costs at least, in the same units: the host's share.
 _OVERHEAD = 2e4
+#: ... and what it costs more where the chains move in the noise of a flow.
+_TRANSPORT = 4e5
 
 
 class Correction(NamedTuple):
@@ -151,7 +153,10 @@ def assess(weighed: Weighed, seed: int) -> Assessment:
         return _point(q, verdict)
     chains, several = None, any(m.separate for m in modes)
     if not verdict.fatal:
-        budget = int(max(weighed.evaluations, _FREE / max(kernel.flops, _OVERHEAD + kernel.dimension**2)))
+        price, fitted = max(kernel.flops, _OVERHEAD + kernel.dimension**2), weighed.evaluations
+        if isinstance(q, TransportedBlock):  # fitted with hundreds of thousands of them, which is no measure
+            price, fitted = price + _TRANSPORT, 0
+        budget = int(max(fitted, _FREE / price))
         chains = run_chains(kernel, q, weighted, np.random.default_rng([seed, 3]), modes=modes, budget=budget)
         if chains is not None and several and not chains.mixed:
             chains = None  # they stay where they began, as chains do between modes: nothing is said

@@ -332,7 +332,7 @@ def _begin(
 
 
 #: Dimensions up to which the metric is the full covariance of weighted draws.
-_DENSE = 100
+_DENSE = 150
 
 
 class _Walkers:
