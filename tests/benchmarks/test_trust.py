@@ -45,17 +45,7 @@ def on_a_grid(case: Case, low: float, high: float) -> dict[str, tuple[np.ndarray
     return found
 
 
-#: Truths that take hours of MCMC and are not stored yet; the test fails once they are, and this goes.
-NOT_STORED = {"logistic_1000_columns", "stochastic_volatility_100"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=pytest.mark.xfail(raises=FileNotFoundError, strict=True)) if n in NOT_STORED else n
-        for n in REGISTRY
-    ],
-)
+@pytest.mark.parametrize("name", REGISTRY)
 def test_target_builds_and_its_truth_fits_the_sites(name):
     target = REGISTRY[name]
     case = target.build()
