@@ -394,12 +394,10 @@ def other_modes(kernel: Kernel, q: Block, seed: int) -> tuple[list[Mode], float]
         return [], 0.0
     mean, sd = np.asarray(q.mean), np.sqrt(np.asarray(q.variance()))
     found = [Mode(np.asarray(best.mean), best.covariance(), state.walk.current.elbo, False), *state.others]
-    away = [
-        m for m in found if not (((m.mean - mean) / np.maximum(sd, np.sqrt(np.diagonal(m.covariance)))) ** 2).max() < 9
-    ]
     if not any(m.separate for m in found):  # one peak, however q has come to lie about it
         return [], 0.0
-    return [m._replace(separate=True) for m in away], state.missing
+    own = int(np.argmin([(((m.mean - mean) / sd) ** 2).sum() for m in found]))
+    return [m._replace(separate=True) for i, m in enumerate(found) if i != own], state.missing
 
 
 def _pattern(kernel: Kernel, family: Family) -> Pattern:

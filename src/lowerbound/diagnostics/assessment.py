@@ -14,14 +14,22 @@ from typing import NamedTuple
 import numpy as np
 
 from lowerbound.algorithms.base import Mode, Status
-from lowerbound.diagnostics.chains import Chains, drift, run_chains
+from lowerbound.diagnostics.chains import MISSED, Chains, drift, missed, run_chains
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.evidence import Evidence, sandwich
 from lowerbound.diagnostics.importance import Weighted, weigh
 from lowerbound.diagnostics.nonfinite import culprits, flat_sites
 from lowerbound.diagnostics.shift import Shift, shift_of
 from lowerbound.diagnostics.tails import without_sd, without_variance
-from lowerbound.diagnostics.verdict import Verdict, VerdictStatus, judge, judge_chains, judge_point, judge_tails
+from lowerbound.diagnostics.verdict import (
+    Verdict,
+    VerdictStatus,
+    judge,
+    judge_chains,
+    judge_point,
+    judge_tails,
+    judge_unchecked,
+)
 from lowerbound.families import Block, TransportedBlock
 from lowerbound.kernel import Kernel
 from lowerbound.sites import SiteMap
@@ -158,8 +166,14 @@ def assess(weighed: Weighed, seed: int) -> Assessment:
             price, fitted = price + _TRANSPORT, 0
         budget = int(max(fitted, _FREE / price))
         chains = run_chains(kernel, q, weighted, np.random.default_rng([seed, 3]), modes=modes, budget=budget)
+        if chains is not None:
+            chains = dataclasses.replace(chains, missed=missed(chains, q, weighted))
+        if chains is None and isinstance(q, TransportedBlock) and verdict.trusted and not several:
+            verdict = judge_unchecked(verdict)
         if chains is not None and several and not chains.mixed:
             chains = None  # they stay where they began, as chains do between modes: nothing is said
+        if chains is not None and chains.missed >= MISSED and verdict.trusted:
+            chains = None  # the weights have been where the chains were not
         if chains is not None:
             verdict = _checked(verdict, chains, q, weighed.shift, weighted, kernel.model.coordinate_names())
     return _report(kernel, verdict, weighted, chains, one_mode=not several)

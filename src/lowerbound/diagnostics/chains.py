@@ -34,6 +34,7 @@ from lowerbound.algorithms.base import Mode
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.control_variates import Moments, controlled_moments, effective_draws, split, spreads
 from lowerbound.diagnostics.importance import Weighted
+from lowerbound.diagnostics.proposals import Component
 from lowerbound.families import Block, DenseGaussian, DiagonalGaussian, GaussianBlock, TransportedBlock
 from lowerbound.kernel import Kernel
 
@@ -53,6 +54,8 @@ DIVERGENCES = 0.001
 #: ... and at least: effective draws of any coordinate, acceptance.
 EFFECTIVE = 400
 ACCEPTANCE = 0.5
+#: Share of the importance weight from which chains have missed a part of the posterior, and states looked at.
+MISSED, _STATES = 0.01, 4000
 #: R-hat from which more transitions of this kind would not help.
 _APART = 1.5
 #: Share of divergent transitions from which more of them would not bring the chains below what is allowed.
@@ -76,6 +79,7 @@ class Chains:
         effective: Smallest effective number of draws of any coordinate's mean or spread.
         accepted: Mean acceptance.
         divergent: Share of divergent transitions.
+        missed: Share of the importance weight that lies where the chains have never been: see :func:`missed`.
     """
 
     draws: np.ndarray
@@ -86,6 +90,7 @@ class Chains:
     effective: float
     accepted: float
     divergent: float
+    missed: float = 0.0
 
     @property
     def error(self) -> float:
@@ -95,7 +100,8 @@ class Chains:
     @property
     def agreed(self) -> bool:
         """Whether the chains agree with one another, as far as they have been run."""
-        return bool(self.r_hat < R_HAT and self.divergent < DIVERGENCES and self.accepted > ACCEPTANCE)
+        sound = self.divergent < DIVERGENCES and self.accepted > ACCEPTANCE and self.missed < MISSED
+        return bool(self.r_hat < R_HAT and sound)
 
     @property
     def mixed(self) -> bool:
@@ -105,7 +111,8 @@ class Chains:
     @property
     def usable(self) -> bool:
         """Whether they are nearer to the posterior than q is, mixed or not."""
-        return bool(self.r_hat < 1.2 and self.effective >= 100 and self.divergent < 0.02)
+        near = self.r_hat < 1.2 and self.effective >= 100 and self.divergent < 0.02
+        return bool(near and self.missed < MISSED)
 
     def pool(self, most: int = 8000) -> np.ndarray:
         """At most so many states, evenly thinned, with the controlled means and sds, ``[n, p]``.
@@ -118,6 +125,30 @@ class Chains:
         with np.errstate(all="ignore"):
             scale = np.where(sd > 0, self.moments.sd / sd, 1.0)
         return self.moments.mean + np.clip(scale, 0.8, 1.25) * (flat - mean)
+
+
+def missed(chains: Chains, q: Block, weighted: Weighted) -> float:
+    """Share of the importance weight on draws whose p / r exceeds that of every state of the chains.
+
+    r is half q and half a Student-t about it. States of the posterior meet large ratios more often than draws of r
+    do, so thousands of them leave next to nothing above their largest; unless there is a place, such as a narrow
+    peak inside the bulk, that the chains do not enter.
+    """
+    if not np.isfinite(weighted.log_weights).any():
+        return 0.0
+    parts = [Component(q, None), Component(q, 4.0)]
+
+    def surprise(x: np.ndarray, value: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            ratio = value - np.logaddexp(parts[0].log_prob(x), parts[1].log_prob(x))
+        return np.where(np.isfinite(ratio), ratio, -np.inf)
+
+    states = chains.draws.reshape(-1, chains.draws.shape[-1])
+    every = max(1, len(states) // _STATES)
+    most = surprise(states[::every], chains.log_density.reshape(-1)[::every]).max()
+    weight = np.exp(weighted.log_weights - weighted.log_weights.max())
+    # A margin of a tenth of a nat: where q is right all ratios are alike.
+    return float(weight[surprise(weighted.draws, weighted.log_density) > most + 0.1].sum() / weight.sum())
 
 
 @dataclass(frozen=True, eq=False)

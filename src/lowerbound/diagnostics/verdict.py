@@ -15,7 +15,8 @@ The rules, in order:
   evidence known to 0.1 nats; two halves of the draws that agree; and, where there are several modes,
   few that a single search met. The draws returned are importance resamples, not q's.
 * Then short Hamiltonian chains are started from the draws. *Mixed* chains have R-hat < 1.05, at least 400
-  effective draws, Monte Carlo errors below 0.04 sd, fewer than 0.1% divergent and acceptance above 0.5. If they
+  effective draws, Monte Carlo errors below 0.04 sd, fewer than 0.1% divergent, acceptance above 0.5, and have been
+  wherever 99% of the importance weight is. If they
   move a reported mean or log sd by more than 0.1, significantly (at 1% for all parameters together), the weights
   had not seen everything: the draws returned are those of the chains (CORRECTED) if they are mixed, and
   NOT_TRUSTED if not. Chains so far from agreement (R-hat above 1.2) that they can say nothing overrule the weights
@@ -38,7 +39,7 @@ from enum import Enum
 import numpy as np
 
 from lowerbound.algorithms.base import Mode, Status
-from lowerbound.diagnostics.chains import Chains, Drift
+from lowerbound.diagnostics.chains import MISSED, Chains, Drift
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.importance import MANY, Weighted
 from lowerbound.diagnostics.shift import Shift
@@ -269,6 +270,8 @@ def judge_chains(verdict: Verdict, chains: Chains, q: Drift, reported: Drift, na
         f"short Hamiltonian chains: R-hat {chains.r_hat:.3f}, {chains.effective:.0f} effective draws, errors up to "
         f"{error:.2g} sd, {chains.divergent:.2%} divergent"
     )
+    if chains.missed >= MISSED:
+        found += f"; they have never been where {chains.missed:.0%} of the importance weight is"
     against = reported if verdict.trusted else q
     beyond = against.beyond(DRIFT)
     moved = tuple(names[i] for i in np.argsort(-against.size) if beyond[i])
@@ -324,6 +327,16 @@ def judge_chains(verdict: Verdict, chains: Chains, q: Drift, reported: Drift, na
     if chains.usable:
         sentence += " The draws returned are those of short chains, which are nearer but have not mixed."
     return replace(verdict, **changes, sentence=sentence)
+
+
+def judge_unchecked(verdict: Verdict) -> Verdict:
+    """NOT_TRUSTED: a flow's weights alone, which do not see what the flow left out."""
+    return replace(
+        verdict,
+        status=VerdictStatus.NOT_TRUSTED,
+        sentence="q seems to match the posterior by its weights, but no chains could be afforded to check it.",
+        next_step=_NEXT,
+    )
 
 
 def judge_tails(verdict: Verdict, heavy: tuple[str, ...]) -> Verdict:
