@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import process
 from benchmarks.results import Results, report
 from benchmarks.trust.registry import REGISTRY, names
-from benchmarks.trust.score import describe, summary, wrong
+from benchmarks.trust.score import describe, details, summary, wrong
 from benchmarks.trust.target import STORED
 
 RESULTS = Results("trust", ("target", "seed"))
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
             measure(name, missing, options.limit)
     chosen, rows = set(names(options.names)), RESULTS.rows().values()
     shown = [r for r in rows if r["target"] in chosen and r["seed"] in seeds]
-    text = f"{summary(shown)}\n\n{process.setting(shown)}"
+    text = f"{summary(shown)}\n\n{details(shown)}\n\n{process.setting(shown)}"
     report("trust", text, options.write)
 
 

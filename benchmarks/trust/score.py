@@ -123,3 +123,24 @@ def summary(rows: list[Mapping[str, Any]]) -> str:
             named = ", ".join(f"{k} × {n}" if n > 1 else k for k, n in found.items())
             lines += ["", f"{title} ({found.total()}): {named}."]
     return "\n".join(lines)
+
+
+def details(rows: list[Mapping[str, Any]]) -> str:
+    """A line for each target: verdicts over its seeds, the worst errors, the median CPU seconds of a fit."""
+    lines = []
+    for name in dict.fromkeys(r["target"] for r in rows):
+        mine = [r for r in rows if r["target"] == name]
+        said = Counter(verdict(r) for r in mine)
+        done = [r for r in mine if "error" not in r]
+        proper = [r for r in done if r["kind"] == "proper"]
+        lines.append(
+            [
+                name,
+                mine[0]["kind"],
+                ", ".join(f"{v} × {n}" if len(mine) > 1 else v for v, n in said.most_common()),
+                number(max((r["mean_error"] for r in proper), default=None), ".2f"),
+                number(max((r["sd_error"] for r in proper), default=None), ".2f"),
+                number(float(np.median([r["cpu"] for r in done])) if done else None, ".1f"),
+            ]
+        )
+    return table(["target", "kind", "verdict", "mean", "sd", "CPU s"], lines)
