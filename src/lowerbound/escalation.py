@@ -183,7 +183,7 @@ class Escalation:
         partly = self._attempt(kernel.rebind(model.moved(centredness)), some)
         reason = "some elements are known better from their data than from their prior"
         best = self._better(best, partly, "partly centred", reason, began)
-        return best, [a for a in (free, partly, first) if a is not None and a is not best]
+        return best, [a for a in (free, partly) if a is not None and a is not best]
 
     # -- other families ------------------------------------------------------------------------------
 
