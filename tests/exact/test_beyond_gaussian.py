@@ -250,6 +250,7 @@ def test_the_worst_coordinates_are_found_and_their_flow_is_enough():
 # -- through the front door ----------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::lowerbound.errors.TrustWarning")  # a banana is more than sinh-arcsinh can take
 @pytest.mark.parametrize("family", ["sinh_arcsinh", "flow"])
 def test_by_name_saved_and_loaded(family, tmp_path):
     target = lb.LogDensity(banana, {"x": lb.Site(shape=(2,))})
