@@ -32,8 +32,8 @@ from lowerbound.diagnostics.paired_gain import paired_gain
 from lowerbound.families import Block, Family, GaussianBlock
 from lowerbound.kernel import Kernel
 
-#: Arithmetic that training a flow may cost, what one evaluation costs at least, and iterations that are worth it.
-_FLOW_BUDGET, _OVERHEAD, _FEWEST_STEPS = 6e10, 2e4, 500
+#: Arithmetic that training a flow may cost, and iterations that are worth it.
+_FLOW_BUDGET, _FEWEST_STEPS = 6e10, 500
 #: ... and what the flow's own layers cost for each dimension.
 _LAYERS = 2.5e3
 #: Dimensions up to which a flow is tried.
@@ -192,7 +192,7 @@ class Escalation:
         gaussian, kernel = best.q, best.kernel
         if not isinstance(gaussian, GaussianBlock):
             return best, assessment
-        price = max(kernel.flops, _OVERHEAD + kernel.dimension**2) + _LAYERS * kernel.dimension
+        price = kernel.price + _LAYERS * kernel.dimension
         steps = int(min(4000, _FLOW_BUDGET / (256 * price)))
 
         def shape(rng: np.random.Generator) -> Block | None:

@@ -41,6 +41,8 @@ BATCH = 64
 MAX_ELEMENTS = 2**25
 #: XLA's level 1 compiles up to a third faster than its default and runs as fast on every model tried.
 _COMPILER_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 1}
+#: What one evaluation costs the host, in units of arithmetic.
+_HOST = 2e4
 _executables: OrderedDict[str, Any] = OrderedDict()
 _cache_lock = threading.Lock()
 
@@ -95,6 +97,11 @@ class Kernel:
                     "derivative and vmap_method=...; a while_loop has to become a scan or a fori_loop of fixed length."
                 ) from e
         self.flops = _flops(self._program) / self.batch
+
+    @property
+    def price(self) -> float:
+        """What one evaluation and its use cost, in units of arithmetic: about 6e9 of them are a second."""
+        return max(self.flops, _HOST + self.dimension**2)
 
     @property
     def deadline(self) -> float | None:

@@ -181,3 +181,43 @@ def test_starts_without_a_density_come_nearer_or_are_left_out():
     kernel = kernel_of(lambda x: -0.5 * jnp.sum(x**2) + 0 * jnp.log(9 - jnp.sum(x**2)))
     x, value, _ = surrounding_points(kernel, np.random.default_rng(1), q)
     assert len(x) >= 8 and ((x**2).sum(1) < 9).all() and np.isfinite(value).all()
+
+
+def pair(p: int, distance: float, narrow: float):
+    """Equal masses: N(0, I) and N(m, narrow^2 I) with |m| = distance, in all coordinates alike."""
+    m = distance / np.sqrt(p)
+
+    def density(x):
+        return jnp.logaddexp(-0.5 * jnp.sum(x**2), -0.5 * jnp.sum((x - m) ** 2) / narrow**2 - p * np.log(narrow))
+
+    return density, m
+
+
+@pytest.mark.parametrize(("p", "distance", "narrow"), [(3, 4.0, 0.15), (5, 6.0, 0.4), (10, 6.0, 0.45)])
+def test_a_narrow_mode_that_few_starts_lead_to(p, distance, narrow):
+    """Seen from a small ball alone: in ten dimensions one point of tens of thousands."""
+    density, m = pair(p, distance, narrow)
+    posterior = lb.fit(lb.LogDensity(density, {"x": lb.Site(shape=(p,))}))
+    assert posterior.verdict.trusted and len(posterior.verdict.modes) == 2
+    np.testing.assert_allclose(posterior.verdict.modes, 0.5, atol=0.05)
+    sd = np.sqrt((1 + narrow**2) / 2 + m**2 / 4)
+    assert np.all(np.abs(posterior.mean()["x"] - m / 2) < 0.1 * sd)
+    np.testing.assert_allclose(posterior.sd()["x"], sd, rtol=0.07)
+
+
+def test_points_uphill_of_something_else_come_first():
+    """Where the density rises outwards, that is on the near side of the other peak."""
+    density, m = pair(4, 5.0, 0.5)
+    q = DenseGaussian(np.zeros(4), np.eye(4))
+    x, _, gradient = surrounding_points(kernel_of(density, 4), np.random.default_rng(2), q)
+    x, gradient = x[-8:], gradient[-8:]
+    assert ((x * gradient).sum(1) > 1).all()
+    assert (np.linalg.norm(x - m, axis=1) < 5.0).all()
+
+
+def test_the_peak_of_a_mode_is_its_own():
+    """Next to the wide one's peak a step along the bare gradient may have any length, also that to the narrow one."""
+    density, m = pair(10, 10.0, 0.45)
+    census = Census(kernel_of(density, 10), [gaussian_at(np.full(10, m), 0.45)])
+    census.take([end_at(np.full(10, -1e-6))], lambda e: gaussian_at(e.x))
+    assert [o.separate for o in census.result()[1]] == [True]

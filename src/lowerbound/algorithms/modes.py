@@ -84,7 +84,15 @@ class Census:
 
     def _peak(self, mode: Iterate, x: np.ndarray) -> np.ndarray | None:
         """The maximum of the density uphill from x; None where it rises without end."""
-        search = Search(self.kernel, np.random.default_rng(0), starts=x[None], tolerance=0.01 * _EXACT, max_steps=300)
+        # In the mode's own metric from the first step: one along the bare gradient may be as long as to another peak.
+        search = Search(
+            self.kernel,
+            np.random.default_rng(0),
+            starts=x[None],
+            about=mode.q,
+            tolerance=0.01 * _EXACT,
+            max_steps=300,
+        )
         while not search.done:
             search.step()
         g = search.gradient[0]

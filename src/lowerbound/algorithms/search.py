@@ -55,7 +55,7 @@ class Search:
         tolerance: A search ends when its next step promises less than this many nats.
         about: A Gaussian: start far out from it, on all sides, with its covariance for the inverse curvature. By
             default the starts are spread about the origin.
-        starts: Points ``[s, p]`` to start from instead.
+        starts: Points ``[s, p]`` to start from instead; ``about`` then gives the inverse curvature alone.
     """
 
     def __init__(
@@ -241,18 +241,22 @@ def starting_points(kernel: Kernel, rng: np.random.Generator) -> tuple[np.ndarra
 _RADII = np.array([5.0, 10.0, 20.0, 40.0])
 
 
-#: Points among which the most outlying are looked for, and how many are searched from.
-_SCANNED, _OUTLYING = 1024, 8
+#: Points of the cloud in which other modes are looked for: at first, with each dimension twice as many, and at most.
+_SCANNED, _DOUBLED, _MOST_SCANNED = 1024, 20, 2**16
+#: ... and the arithmetic that it may cost (about a fifth of a second), and how many of its points are searched from.
+_SCAN, _OUTLYING = 1.3e9, 8
+#: Slope outwards, in nats for a doubling of the distance, from which a point is uphill of something else.
+_OUTWARD = 1.0
 
 
 def surrounding_points(
     kernel: Kernel, rng: np.random.Generator, q: GaussianBlock
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Starts about a Gaussian: pairs on opposite sides at several distances, and points of surprising density.
+    """Starts about a Gaussian: pairs on opposite sides at several distances, and points that lead elsewhere.
 
     Opposite, because of each pair one start lies on the other mode's side whatever its direction is. That
-    finds modes that are seen from afar; those narrower than this one are seen only from near, so a cloud of
-    heavy-tailed draws is evaluated, and the ones that the Gaussian explains least are searched from.
+    finds modes that are seen from afar. Those narrower than this one are seen only from near, and so a cloud of
+    heavy-tailed draws is looked over (:func:`_outlying`).
     """
     mean = q.mean
     p = len(mean)
@@ -266,21 +270,44 @@ def surrounding_points(
             break
         x[bad] = mean + 0.5 * (x[bad] - mean)
         value[bad], gradient[bad] = kernel(x[bad])
-    noise = rng.standard_normal((_SCANNED, p))
-    # Student-t's with 4 degrees of freedom and with 1, by turns.
-    degrees = np.where(np.arange(_SCANNED) % 2, 4.0, 1.0)
-    noise *= np.sqrt(degrees / rng.chisquare(degrees))[:, None]
-    square = (noise**2).sum(1)
-    cloud = q.transform(noise)
-    density, slope = kernel(cloud)
-    usable = np.isfinite(density) & np.isfinite(slope).all(1) & (square > p + 4 * np.sqrt(2 * p))
-    # Against the Cauchy about the Gaussian, whose tails leave least to be surprised at.
-    surprise = np.where(usable, density + 0.5 * (1 + p) * np.log1p(square), -np.inf)
-    top = np.argsort(-surprise)[: min(_OUTLYING, int(usable.sum()))]
-    x = np.concatenate([x, cloud[top]])
-    value, gradient = np.concatenate([value, density[top]]), np.concatenate([gradient, slope[top]])
     ok = np.isfinite(value) & np.isfinite(gradient).all(1)
-    return x[ok], value[ok], gradient[ok]
+    found, value_there, gradient_there = _outlying(kernel, rng, q)
+    joined = np.concatenate
+    return joined([x[ok], found]), joined([value[ok], value_there]), joined([gradient[ok], gradient_there])
+
+
+def _outlying(kernel: Kernel, rng: np.random.Generator, q: GaussianBlock) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The points of a cloud of Student-t's about q that q explains least.
+
+    First those where the density rises away from q's mean m. A log-concave density has none, except for the little by
+    which its peak is not at m, since  (x - m)' grad log p(x) <= log p(x) - log p(m).  Within reach of another peak,
+    on its near side, the slope is outward whatever the peak's width: in p dimensions such a region may be small,
+    hence the number of points. Then those whose density is highest against that of a Cauchy about q, whose tails leave
+    least to be surprised at.
+    """
+    p = kernel.dimension
+    doubled = min(p - 1, 6) if p <= _DOUBLED else 0
+    count = int(np.clip(_SCAN / kernel.price, _SCANNED, min(_SCANNED * 2**doubled, _MOST_SCANNED)))
+    best: list[np.ndarray] = [np.empty((0, p)), np.empty(0), np.empty((0, p)), np.empty(0, bool), np.empty(0)]
+    for begin in range(0, count, _SCANNED):
+        if begin and kernel.late:
+            break
+        noise = rng.standard_normal((_SCANNED, p))
+        # With 4 degrees of freedom and with 1, by turns.
+        degrees = np.where(np.arange(_SCANNED) % 2, 4.0, 1.0)
+        noise *= np.sqrt(degrees / rng.chisquare(degrees))[:, None]
+        x = q.transform(noise)
+        value, gradient = kernel(x)
+        with np.errstate(all="ignore"):
+            square = (noise**2).sum(1)
+            outward = ((x - q.mean) * gradient).sum(1) > _OUTWARD
+            surprise = value + 0.5 * (1 + p) * np.log1p(square)
+        usable = np.isfinite(value) & np.isfinite(gradient).all(1) & (outward | (square > p + 4 * np.sqrt(2 * p)))
+        found = (x, value, gradient, outward, surprise)
+        some = [np.concatenate([a, b[usable]]) for a, b in zip(best, found, strict=True)]
+        top = np.lexsort((-some[4], ~some[3]))[:_OUTLYING]
+        best = [a[top] for a in some]
+    return best[0], best[1], best[2]
 
 
 def far_points(kernel: Kernel) -> np.ndarray:

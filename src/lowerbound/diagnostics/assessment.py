@@ -40,9 +40,7 @@ _DRAWN = 2**26
 _KEPT = 2**25
 #: Arithmetic that the chains may cost however little the fit did: about two seconds of it.
 _FREE = 1.2e10
-#: ... and what one evaluation costs at least, in the same units: the host's share.
-_OVERHEAD = 2e4
-#: ... and what it costs more where the chains move in the noise of a flow.
+#: What an evaluation costs more where the chains move in the noise of a flow.
 _TRANSPORT = 4e5
 
 
@@ -161,7 +159,7 @@ def assess(weighed: Weighed, seed: int) -> Assessment:
         return _point(q, verdict)
     chains, several = None, any(m.separate for m in modes)
     if not verdict.fatal:
-        price, fitted = max(kernel.flops, _OVERHEAD + kernel.dimension**2), weighed.evaluations
+        price, fitted = kernel.price, weighed.evaluations
         if isinstance(q, TransportedBlock):  # fitted with hundreds of thousands of them, which is no measure
             price, fitted = price + _TRANSPORT, 0
         budget = int(max(fitted, _FREE / price))
