@@ -6,7 +6,6 @@ memory is the largest resident size of the process, beside what it was before th
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import options as command
 from benchmarks import process
 from benchmarks.results import Results, number, report, table
 from benchmarks.tools import Clock
@@ -127,15 +127,10 @@ def measure(target: str, p: int) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.dimensions", description=__doc__.splitlines()[0])
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"some of {', '.join(TARGETS)}")
+    parser = command.parser("dimensions", __doc__, "TARGET")
     parser.add_argument("--largest", type=int, default=max(SIZES), help="leave out larger dimensions")
-    parser.add_argument("--again", action="store_true", help="measure even what has been measured")
-    parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md")
     options = parser.parse_args(arguments)
-    if unknown := [t for t in options.targets if t not in TARGETS]:
-        parser.error(f"unknown target {', '.join(unknown)}; known: {', '.join(TARGETS)}")
-    for target in options.targets or TARGETS:
+    for target in command.known(parser, "target", options.names, TARGETS):
         for p in (p for p in TARGETS[target][1] if p <= options.largest):
             row = RESULTS.rows().get((target, p), {})
             if options.again or "error" in row or row.get("source") != process.source_hash():

@@ -9,7 +9,6 @@ those weights are what makes it right, whatever the Gaussian.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import options as command
 from benchmarks import process
 from benchmarks.results import Results, number, report, table
 from benchmarks.tools import Clock
@@ -133,14 +133,9 @@ TOOLS = {"ours": ours, "low_rank": low_rank}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.large", description=__doc__.splitlines()[0])
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"some of {', '.join(TARGETS)}")
-    parser.add_argument("--again", action="store_true", help="measure even what has been measured")
-    parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md")
+    parser = command.parser("large", __doc__, "TARGET")
     options = parser.parse_args(arguments)
-    if unknown := [t for t in options.targets if t not in TARGETS]:
-        parser.error(f"unknown target {', '.join(unknown)}; known: {', '.join(TARGETS)}")
-    for target in options.targets or TARGETS:
+    for target in command.known(parser, "target", options.names, TARGETS):
         old = RESULTS.rows()
         if not options.again and old.get((target, "ours"), {}).get("source") == process.source_hash():
             continue

@@ -9,10 +9,10 @@ again (unless the library's source has changed), so an interrupted run goes on w
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from typing import Any
 
+from benchmarks import options as command
 from benchmarks import process
 from benchmarks.accuracy import GOAL, accurate
 from benchmarks.posteriors import names
@@ -24,15 +24,10 @@ SEED = 0
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reference", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser = command.parser("reference", __doc__)
     parser.add_argument("--tools", default=",".join(TOOLS), help="some of %(default)s")
-    parser.add_argument("--again", action="store_true", help="measure even what has been measured")
-    parser.add_argument("--write", action="store_true", help="put the tables into BENCHMARKS.md")
     options = parser.parse_args(arguments)
-    tools = options.tools.split(",")
-    if unknown := [t for t in tools if t not in TOOLS]:
-        parser.error(f"unknown tool {', '.join(unknown)}; known: {', '.join(TOOLS)}")
+    tools = command.known(parser, "tool", options.tools.split(","), TOOLS)
     for name in names(options.names):
         for tool in tools:
             if options.again or not measured(name, tool):

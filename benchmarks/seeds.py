@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections import Counter
 from typing import Any
 
+from benchmarks import options as command
 from benchmarks import process
 from benchmarks.accuracy import GOAL, accurate
 from benchmarks.posteriors import names
@@ -17,11 +17,7 @@ SEEDS = range(5)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.seeds", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--again", action="store_true", help="measure even what has been measured")
-    parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md")
-    options = parser.parse_args(arguments)
+    options = command.parser("seeds", __doc__).parse_args(arguments)
     for name in names(options.names):
         if options.again or not measured(name):
             measure(name)

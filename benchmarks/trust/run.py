@@ -6,13 +6,13 @@ target is not measured again without ``--again``.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks import options as command
 from benchmarks import process
 from benchmarks.results import Results, report
 from benchmarks.trust.registry import REGISTRY, names
@@ -25,12 +25,9 @@ LIMIT = 300
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.trust", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser = command.parser("trust", __doc__)
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="comma-separated; default %(default)s")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for all seeds of one target, default 300")
-    parser.add_argument("--again", action="store_true", help="measure even what has been measured")
-    parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md")
     options = parser.parse_args(arguments)
     seeds = [int(s) for s in options.seeds.split(",")]
     for name in names(options.names):

@@ -13,8 +13,9 @@ import pytest
 import lowerbound as lb
 from lowerbound.algorithms.modes import Census
 from lowerbound.algorithms.pattern import Iterate
+from lowerbound.algorithms.score_regression import other_modes
 from lowerbound.algorithms.search import End, surrounding_points
-from lowerbound.families import DenseGaussian
+from lowerbound.families import DenseGaussian, LowRankGaussian, Point
 from lowerbound.kernel import Kernel
 from lowerbound.model import Model
 
@@ -221,3 +222,21 @@ def test_the_peak_of_a_mode_is_its_own():
     census = Census(kernel_of(density, 10), [gaussian_at(np.full(10, m), 0.45)])
     census.take([end_at(np.full(10, -1e-6))], lambda e: gaussian_at(e.x))
     assert [o.separate for o in census.result()[1]] == [True]
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_another_algorithms_q_beside_a_second_mode(other):
+    """What a dense fit finds beyond q's own mode, with its place; nothing if there is nothing, or q is a point."""
+
+    def density(x):
+        here = -0.5 * jnp.sum(x**2)
+        return jnp.logaddexp(here, -0.5 * jnp.sum((x - 7) ** 2) / 0.25) if other else here
+
+    kernel = kernel_of(density, 3)
+    q = LowRankGaussian(np.full(3, 0.1), np.full(3, 0.9), np.full((3, 1), 0.1))
+    modes, _ = other_modes(kernel, q, 0)
+    assert [m.separate for m in modes] == [True] * other
+    if other:
+        np.testing.assert_allclose(modes[0].mean, 7.0, atol=0.01)
+        np.testing.assert_allclose(modes[0].covariance, 0.25 * np.eye(3), atol=0.02)
+    assert other_modes(kernel, Point(np.zeros(3)), 0) == ([], 0.0)

@@ -8,10 +8,11 @@ from scipy import stats
 
 from lowerbound.families import Arrow, BoundProduct, Dense, Diagonal, GaussianBlock, Point
 from tests.measure import assert_mean, assert_moments
-from tests.registry import FAMILIES, POINTS, Subject
+from tests.registry import FAMILIES, POINTS, SHAPED, Subject
 
 DRAWS = 20_000
 subjects = pytest.mark.parametrize("subject", FAMILIES, ids=repr)
+every = pytest.mark.parametrize("subject", [*FAMILIES, *SHAPED], ids=repr)
 gaussians = pytest.mark.parametrize("subject", [s for s in FAMILIES if isinstance(s.block, GaussianBlock)], ids=repr)
 
 
@@ -44,7 +45,7 @@ def test_entropy_is_minus_the_mean_of_log_prob(subject: Subject):
     assert float(q.entropy()) == pytest.approx(stats.multivariate_normal(q.mean, q.covariance()).entropy(), rel=1e-10)
 
 
-@subjects
+@every
 def test_draws_have_the_stated_moments(subject: Subject):
     q = subject.block
     x = q.sample(np.random.default_rng(4), DRAWS)
@@ -65,7 +66,7 @@ def test_transform_is_affine_in_the_noise_and_its_slope_gives_the_covariance(sub
     np.testing.assert_allclose(q.transform(noise), mean + noise @ columns, rtol=1e-10, atol=1e-12)
 
 
-@subjects
+@every
 def test_same_generator_same_bits(subject: Subject):
     a = subject.block.sample(np.random.default_rng(6), 100)
     b = subject.block.sample(np.random.default_rng(6), 100)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from lowerbound.algorithms.base import Mode, Status
-from lowerbound.diagnostics.chains import Chains, Drift, drift
+from lowerbound.diagnostics.chains import Chains
 from lowerbound.diagnostics.control_variates import Moments
 from lowerbound.diagnostics.importance import Weighted
-from lowerbound.diagnostics.shift import Shift, shift_of
-from lowerbound.diagnostics.verdict import VerdictStatus, judge, judge_chains, judge_tails
+from lowerbound.diagnostics.shift import Drift, Shift, drift, shift_of
+from lowerbound.diagnostics.verdict import VerdictStatus, judge, judge_chains, judge_tails, judge_unchecked
 from lowerbound.families import DenseGaussian
 
 N = 4000
@@ -124,6 +124,8 @@ DOUBTED = {"w": weighted(pareto_k=0.9, uneven=1.6)}
         ({"sd": 1.2, "divergent": 0.002}, NOT_TRUSTED),
         ({"sd": 1.2, "accepted": 0.4}, NOT_TRUSTED),
         ({"sd": 1.2, "error": 0.041}, NOT_TRUSTED),
+        ({"sd": 1.2, "missed": 0.009}, CORRECTED),
+        ({"sd": 1.2, "missed": 0.01}, NOT_TRUSTED),  # there is weight where the chains have never been
         ({"mean": 0.049}, TRUSTED),  # q was right all along, and the weights could not tell
         ({"mean": 0.051}, CORRECTED),
         ({"sd": 0.95}, CORRECTED),  # log 0.95 = -0.0513
@@ -175,6 +177,29 @@ def test_the_level_is_for_all_parameters_together():
         hits += d.beyond(0.0).any()
     assert hits <= 8
     assert Drift(np.full(p, 0.3), np.zeros(p), np.full(p, se), np.full(p, se)).beyond(0.0).all()
+
+
+@pytest.mark.parametrize(
+    ("p", "change", "expected"),
+    [
+        (200, {}, CORRECTED),
+        (201, {}, TRUSTED),  # a thousand effective draws know so many means less well than q does
+        (201, {"mean": 0.051}, CORRECTED),
+        (201, {"effective": 399.0}, CORRECTED),
+    ],
+)
+def test_in_many_dimensions_q_is_better_than_a_weighted_sample_of_it(p, change, expected):
+    before = verdict(w=weighted(elbo=-3.5))
+    assert before.status is CORRECTED
+    c = chains(**change)
+    shift = drift(c, np.zeros(2), np.ones(2))
+    v = judge_chains(before, c, shift, shift, [f"x[{i}]" for i in range(p)])
+    assert v.status is expected
+
+
+def test_the_weights_of_a_flow_alone_are_not_enough():
+    v = judge_unchecked(verdict())
+    assert v.status is NOT_TRUSTED and "no chains" in v.sentence and v.next_step
 
 
 def test_a_parameter_without_an_sd_is_not_trusted():

@@ -10,7 +10,8 @@ from numpyro.distributions import constraints
 from scipy import stats
 
 import lowerbound as lb
-from lowerbound.diagnostics.chains import mixing, run_chains
+from lowerbound.diagnostics.chains import Chains, missed, mixing, run_chains
+from lowerbound.diagnostics.control_variates import Moments
 from lowerbound.diagnostics.importance import weigh
 from lowerbound.families import DenseGaussian, SinhArcsinh, TransportedBlock
 from lowerbound.fitting import as_model
@@ -118,3 +119,29 @@ def test_the_target_of_an_exact_map_is_standard_normal_noise():
     error = np.abs(chains.moments.mean - [1.0, -2.0]) / chains.moments.sd
     assert (error < 5 * chains.moments.mean_se).all() and (error < 1e-3).all()
     np.testing.assert_allclose(chains.moments.sd, np.sqrt([2.0, 1.0]), rtol=0.01)
+
+
+@pytest.mark.parametrize("visited", [False, True])
+def test_a_spike_that_no_chain_has_entered(visited):
+    """A fifth of the mass in a spike a thirtieth as wide, inside the bulk; chains of the bulk alone, or of both."""
+    width, share = 1 / 30, 0.2
+
+    def density(x):
+        wide = np.log(1 - share) - 0.5 * jnp.sum(x**2)
+        return jnp.logaddexp(wide, np.log(share) - 0.5 * jnp.sum((x - 0.7) ** 2) / width**2 - 2 * np.log(width))
+
+    kernel = Kernel(as_model(lb.LogDensity(density, {"x": lb.Site(constraints.real, (2,))})))
+    rng = np.random.default_rng(0)
+    q = DenseGaussian(np.zeros(2), np.eye(2))
+    weighted = weigh(kernel, q, [], rng, rounds=1, size=8192)
+    draws = rng.standard_normal((100, 64, 2))
+    draws = np.where((np.abs(draws - 0.7) < 5 * width).all(2, keepdims=True), -draws, draws)
+    if visited:
+        draws[:20] = 0.7 + width * draws[:20]
+    moments = Moments(np.zeros(2), np.ones(2), np.zeros(2), np.zeros(2), np.ones(2))
+    values = kernel(draws.reshape(-1, 2))[0].reshape(100, 64)
+    found = missed(Chains(draws, values, moments, 1.0, 0, 4000.0, 0.9, 0.0), q, weighted)
+    if visited:
+        assert found < 0.01
+    else:  # the weight of few draws: 0.2 on average
+        assert 0.05 < found < 0.5

@@ -11,7 +11,8 @@ from numpyro.distributions import constraints
 from scipy import stats
 
 import lowerbound as lb
-from lowerbound.diagnostics.tails import without_sd
+from lowerbound.diagnostics.tails import without_sd, without_variance
+from lowerbound.kernel import Kernel
 from lowerbound.model import Model
 from lowerbound.sites import SiteMap
 
@@ -82,6 +83,33 @@ def test_in_other_coordinates():
     draws = np.column_stack([np.log(s), rng.standard_normal((4000, 2)), rng.standard_cauchy(4000)])
     found = without_sd(SiteMap(moved.sites, moved.deterministics, moved), draws)
     assert found == ("s", "z[0]", "z[1]")
+
+
+def student(degrees: float, support=constraints.real):
+    """Of x, or of x with a density that falls as x^-(degrees + 1) from a positive number on."""
+    if support is constraints.real:
+        return lambda x: -0.5 * (degrees + 1) * jnp.log1p(x**2 / degrees)
+    return lambda x: -(degrees + 1) * jnp.log(x) - 1 / x
+
+
+@pytest.mark.parametrize("support", [constraints.real, constraints.positive])
+@pytest.mark.parametrize(("degrees", "heavy"), [(1.0, True), (1.9, True), (2.2, False), (5.0, False)])
+def test_the_fall_of_the_density(degrees, heavy, support):
+    """The variance of a t with nu degrees, and of an inverse gamma of shape nu, exists where nu > 2."""
+    model = Model.from_log_density(lb.LogDensity(student(degrees, support), {"x": lb.Site(support)}))
+    rng = np.random.default_rng(0)
+    found = without_variance(Kernel(model), 0.3 * rng.standard_normal((400, 1)), rng)
+    assert found == (("x",) if heavy else ())
+
+
+def test_a_normal_and_bounded_parameters_fall_fast_enough():
+    def density(x, share):
+        return -0.5 * x**2 + 0 * share
+
+    sites = {"x": lb.Site(), "share": lb.Site(constraints.unit_interval)}
+    kernel = Kernel(Model.from_log_density(lb.LogDensity(density, sites)))
+    rng = np.random.default_rng(0)
+    assert without_variance(kernel, rng.standard_normal((400, 2)), rng) == ()
 
 
 def test_the_verdict_says_so():

@@ -40,86 +40,27 @@ import numpy as np
 from lowerbound.algorithms.arrow_regression import ArrowPattern
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status, check_positive
 from lowerbound.algorithms.modes import Census
-from lowerbound.algorithms.pattern import Iterate, Pattern, Slope
+from lowerbound.algorithms.pattern import Iterate, Pattern
 from lowerbound.algorithms.regression import Blocks
 from lowerbound.algorithms.search import End, Search, local_elbos
 from lowerbound.algorithms.structure import MOST_GLOBALS, find_layout
+from lowerbound.algorithms.walk import Ground, Walk
 from lowerbound.errors import IncompatibleError
 from lowerbound.families import Arrow, Block, BoundProduct, Dense, Diagonal, Family, GaussianBlock
 from lowerbound.kernel import Kernel
 
 #: Up to so many dimensions it is the default.
 DENSE_LIMIT = 1000
-_MAX_DRAWS = 1024
-#: ... and while it is still far from converged.
-_EARLY_DRAWS = 256
-#: Steps on fresh noise at the end, at most.
-_MAX_AVERAGES = 8
 #: Steps of each of several starts before one is chosen.
 _TRIAL_STEPS = 6
-#: Error of an ELBO, in nats, from which its draws are in a tail of exponentials.
-_WILD = 10.0
-#: Full steps in a row that widen some direction by the largest factor before it counts as flat (4^25 = 1e15).
-_FLAT = 25
-
-
-@dataclass(eq=False)
-class _Pace:
-    """The length rho of steps and its limit.
-
-    rho may grow while steps keep their direction, and is lowered once they circle within the noise's own
-    error.
-    """
-
-    rho: float = 1.0
-    limit: float = 1.0
-    sizes: list[float] = field(default_factory=list)
-    direction: np.ndarray | None = None
-
-    def update(self, at: Iterate, step: Slope) -> None:
-        """Take note of the next full step."""
-        along, size = 0.0, step.size
-        if self.direction is not None:
-            a, b = at.whiten(step.direction), at.whiten(self.direction)
-            along = a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-300)
-        self.direction = step.direction
-        self.sizes.append(size)
-        if along > 0.8 and (len(self.sizes) < 2 or size > 0.8 * self.sizes[-2]):
-            self.limit = min(8.0, 1.5 * self.limit)
-        elif self.limit > 1:
-            self.limit = 1.0
-        elif len(self.sizes) >= 5 and step.near and size > 0.7 * self.sizes[-5]:
-            self.limit *= 0.5
-            self.sizes.clear()
-        self.rho = min(self.rho, self.limit)
-
-
-@dataclass(eq=False)
-class _Walk:
-    """One Gaussian on its way to a local solution."""
-
-    current: Iterate
-    pace: _Pace = field(default_factory=_Pace)
-    elbos: list[float] = field(default_factory=list)
-    best: float = -np.inf
-    steps: int = 0
-    taken: int = 0
-    grown: int = 0
-    widening: float = 0.0
-    averages: int = 0
-    averaged: int = 0
-    arrived: bool = False
-    status: Status | None = None
 
 
 @dataclass(eq=False)
 class _State:
-    kernel: Kernel
-    rng: np.random.Generator
-    pattern: Pattern
+    ground: Ground
     search: Search
     phase: str = "searching for a start"
-    walk: _Walk | None = None
+    walk: Walk | None = None
     others: list[Mode] = field(default_factory=list)
     missing: float = 0.0
     census: Census | None = None
@@ -170,11 +111,11 @@ class ScoreRegression(Algorithm):
         # A Gaussian target is recognised at once, whatever its scale.
         standard = pattern.gaussian(np.zeros(p), np.ones(p))
         first = pattern.evaluate(kernel, standard, pattern.noise(rng, pattern.first_draws))
-        state = _State(kernel, rng, pattern, Search(kernel, rng))
+        state = _State(Ground(kernel, rng, pattern, self.tolerance, self.max_steps), Search(kernel, rng))
         if first is not None:
             found = pattern.regress(first)
             if found.affine and found.lowest > 0:
-                state.walk = _Walk(first)
+                state.walk = Walk(state.ground, first)
         return state
 
     def step(self, state: _State) -> tuple[_State, Info]:
@@ -184,7 +125,7 @@ class ScoreRegression(Algorithm):
             self._census(state)
         else:
             assert state.walk is not None
-            self._advance(state, state.walk)
+            state.walk.step()
             state.status = state.walk.status
             state.phase = "averaging" if state.walk.averages else "fitting"
             if state.walk.arrived:
@@ -201,8 +142,8 @@ class ScoreRegression(Algorithm):
             if not len(state.search.x):
                 return None
             best = max(state.search.ends(), key=lambda e: e.value)
-            return state.pattern.gaussian(best.x, state.pattern.localise(best).inverse)
-        return state.pattern.output(state.walk.current.q)
+            return state.ground.pattern.gaussian(best.x, state.ground.pattern.localise(best).inverse)
+        return state.ground.pattern.output(state.walk.current.q)
 
     def modes(self, state: _State) -> list[Mode]:
         return state.others
@@ -221,122 +162,25 @@ class ScoreRegression(Algorithm):
                 state.walk = self._best_start(state)
             state.phase = "fitting"
 
-    def _best_start(self, state: _State) -> _Walk:
+    def _best_start(self, state: _State) -> Walk:
         """The end whose local Gaussian has the highest ELBO, at once or after some steps."""
-        p, pattern = state.kernel.dimension, state.pattern
+        p, pattern = state.ground.kernel.dimension, state.ground.pattern
         # Besides the ends of the searches, two Gaussians about the origin: where the density has no mode a
         # search tells little, and a wide start is better than a narrow one.
         wide = [End(np.zeros(p), -np.inf, np.zeros(p), np.full(p, v), False) for v in (1.0, 0.1)]
         ends = [pattern.localise(e) for e in state.search.ends()] + wide
-        order = np.argsort(-local_elbos(state.kernel, state.rng, ends), kind="stable")
+        order = np.argsort(-local_elbos(state.ground.kernel, state.ground.rng, ends), kind="stable")
         contenders = [ends[order[0]]]
         if pattern.hierarchical:
             # A centred hierarchy's density is highest where its scale has collapsed, and so is the ELBO of a narrow
             # Gaussian; a walk from there takes no end. One from afar is soon past it.
             contenders += [e for e in wide if e is not contenders[0]]
-        walks = [self._settle(state, pattern.gaussian(e.x, e.inverse)) for e in contenders]
+        walks = [Walk.settle(state.ground, pattern.gaussian(e.x, e.inverse)) for e in contenders]
         for walk in walks if len(walks) > 1 else ():
             while walk.steps < _TRIAL_STEPS and not walk.arrived and walk.status is None and not walk.averages:
-                self._advance(state, walk)
+                walk.step()
         best = max(walks, key=lambda w: w.current.elbo)
-        return best if best.status is not Status.MAX_STEPS else _Walk(best.current)
-
-    def _settle(self, state: _State, q: GaussianBlock) -> _Walk:
-        """A walk from q, narrowed until the density is finite on it, and as long as that raises the ELBO.
-
-        Where q reaches into a tail of exponentials the ELBO may be finite and of any size, and a regression on
-        such scores says nothing of the other coordinates.
-        """
-        pattern = state.pattern
-        noise = pattern.noise(state.rng, pattern.first_draws)
-        best: Iterate | None = None
-        for shrink in range(40):
-            found = pattern.evaluate(state.kernel, pattern.narrow(q, 0.5**shrink), noise)
-            if best is not None and (found is None or found.elbo <= best.elbo):
-                break
-            best = found
-            if found is not None and found.elbo_se < _WILD:
-                break
-        if best is not None:
-            return _Walk(best)
-        # Not finite even in a tiny neighbourhood: keep the point, and say so.
-        nowhere = Iterate(pattern.narrow(q, 0.5**40), noise, -np.inf, np.nan, np.zeros_like(noise))
-        return _Walk(nowhere, status=Status.NOT_FINITE)
-
-    # -- one step ----------------------------------------------------------------------------------
-
-    def _advance(self, state: _State, walk: _Walk) -> None:
-        if walk.status is not None or walk.arrived:
-            return
-        if walk.averages:
-            self._average(state, walk)
-            return
-        c = walk.current
-        walk.steps += 1
-        found = state.pattern.regress(c)
-        size, cost = found.size, found.noise_cost
-        walk.pace.update(c, found)
-        settled = min(1.0, walk.pace.limit) * size
-        if settled < self.tolerance and (not found.affine or size < 1e-8 or walk.taken >= 3):
-            self._arrive(state, walk, found)
-            return
-        if walk.steps >= self.max_steps:
-            walk.status = Status.MAX_STEPS
-            return
-        walk.elbos.append(c.elbo)
-        if len(walk.elbos) > 3 and c.elbo - walk.elbos[-4] < cost and self._grow(state, walk, found, _EARLY_DRAWS):
-            return  # what is gained now is less than what this noise costs
-        walk.best = max(walk.best, c.elbo)
-        floor = walk.best - (min(0.5 * cost, 0.05) if found.near else 0.0) - 1e-10 * abs(c.elbo)
-        while walk.pace.rho > 1e-6:
-            proposal = found.propose(state.kernel, walk.pace.rho)
-            if proposal is not None and proposal.elbo >= floor:
-                walk.current = proposal
-                walk.taken += 1
-                walk.widening = walk.widening + min(walk.pace.rho, 1.0) if found.widening else 0
-                walk.pace.rho = min(walk.pace.limit, 2 * walk.pace.rho)
-                if walk.widening >= _FLAT:
-                    walk.status = Status.FLAT
-                return
-            walk.pace.rho *= 0.4
-        # No step of any size helps on this noise: within the noise's own error that is convergence.
-        if size < 10 * self.tolerance or found.near:
-            self._arrive(state, walk, found)
-        else:
-            walk.status = Status.STALLED
-
-    def _arrive(self, state: _State, walk: _Walk, found: Slope) -> None:
-        """Converged on this noise: go on with more of it, or average, if it costs too much."""
-        if self._grow(state, walk, found):
-            return
-        walk.averages = 0 if found.excess <= 1 else int(min(_MAX_AVERAGES, np.ceil(found.excess)))
-        walk.arrived = walk.averages == 0
-
-    def _grow(self, state: _State, walk: _Walk, found: Slope, most: int = _MAX_DRAWS) -> bool:
-        """More noise, if what the fixed noise costs is too much. True if it was done."""
-        m, pattern = len(walk.current.noise), state.pattern
-        if found.excess <= 1 or 2 * m > max(most, 4 * pattern.width) or walk.grown >= 3:
-            return False
-        walk.grown += 1
-        factor = 4 if found.excess > 2 and 4 * m <= most else 2
-        bigger = pattern.evaluate(state.kernel, walk.current.q, pattern.noise(state.rng, factor * m))
-        if bigger is None:
-            return False
-        walk.current, walk.best = bigger, -np.inf
-        walk.elbos.clear()
-        walk.pace = _Pace(direction=walk.pace.direction)
-        return True
-
-    def _average(self, state: _State, walk: _Walk) -> None:
-        """One step on fresh noise, of rho = 1 / (k + 1): after k of them q is the average over k + 1 noises."""
-        c, pattern = walk.current, state.pattern
-        walk.averaged += 1
-        fresh = pattern.evaluate(state.kernel, c.q, pattern.noise(state.rng, len(c.noise)))
-        last = walk.averaged > walk.averages
-        if fresh is not None:
-            step = None if last else pattern.regress(fresh).propose(state.kernel, 1 / (walk.averaged + 1))
-            walk.current = step or fresh
-        walk.arrived = last
+        return best if best.status is not Status.MAX_STEPS else Walk(state.ground, best.current)
 
     # -- other modes -------------------------------------------------------------------------------
 
@@ -346,11 +190,11 @@ class ScoreRegression(Algorithm):
         assert walk is not None
         first = state.census is None
         if state.census is None:
-            state.census = Census(state.kernel, [walk.current])
+            state.census = Census(state.ground.kernel, [walk.current])
         state.census.take(state.search.ends(), lambda end: self._explore(state, walk.current, end))
         if first or not state.census.complete:
             about = walk.current.q if first else None
-            state.search = Search(state.kernel, state.rng, about=about)
+            state.search = Search(state.ground.kernel, state.ground.rng, about=about)
             while not state.search.done:
                 state.search.step()
             return
@@ -363,12 +207,12 @@ class ScoreRegression(Algorithm):
         A walk that has not arrived in its few steps counts as far as it got: a mode that is hard to fit is a
         mode all the same.
         """
-        q = state.pattern.gaussian(end.x, state.pattern.localise(end).inverse)
-        if end.value + q.log_det() < known.elbo - 30 - state.kernel.dimension:
+        q = state.ground.pattern.gaussian(end.x, state.ground.pattern.localise(end).inverse)
+        if end.value + q.log_det() < known.elbo - 30 - state.ground.kernel.dimension:
             return None
-        walk = self._settle(state, q)
+        walk = Walk.settle(state.ground, q)
         for _ in range(25):
-            self._advance(state, walk)
+            walk.step()
             if walk.arrived or walk.averages or walk.status is not None:
                 break
         return walk.current if np.isfinite(walk.current.elbo) else None

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from lowerbound.algorithms.base import Mode, Status
-from lowerbound.diagnostics.chains import MISSED, Chains, drift, missed, run_chains
+from lowerbound.diagnostics.chains import MISSED, Chains, missed, run_chains
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.evidence import Evidence, sandwich
 from lowerbound.diagnostics.importance import Weighted, weigh
 from lowerbound.diagnostics.nonfinite import culprits, flat_sites
-from lowerbound.diagnostics.shift import Shift, shift_of
+from lowerbound.diagnostics.shift import Shift, drift, shift_of
 from lowerbound.diagnostics.tails import without_sd, without_variance
 from lowerbound.diagnostics.verdict import (
     Verdict,

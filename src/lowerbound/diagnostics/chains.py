@@ -1,23 +1,17 @@
 r"""Short Hamiltonian chains on the compiled kernel: the check of every fit, and the repair of many.
 
-As many chains as the kernel has places in a batch move together from draws of q (weighted ones where
-weights can be had), so that one call of the kernel is one leapfrog step of all of them. They start near the
-posterior, which is what makes short chains enough.
-
-    H(x, v) = -log p(x) + v' S^{-1} v / 2,  leapfrog, accept with exp(-change of H)
-
-The metric S is q's covariance or the weighted one, estimated again from the chains themselves where they have
-the states for it. The step size is adapted to an acceptance of 0.9, averaged over chains; a
-trajectory's length is drawn anew for each transition, about pi/2 in units of S^{1/2}.
+As many chains as the kernel has places in a batch move together (:mod:`~lowerbound.diagnostics.hamiltonian`) from
+draws of q, weighted ones where weights can be had. They start near the posterior, which is what makes short chains
+enough. Their metric is q's covariance or the weighted one, estimated again from the chains themselves where they have
+the states for it.
 
 Whether they have arrived is judged as for any MCMC (Vehtari et al. 2021): split R-hat over all chains, the
 effective number of draws from the autocorrelations, and few divergent trajectories; and the Monte Carlo errors
 of every mean and sd, after control variates. They run until that is so, or until it is plain that it will not
-be. Where a second mode is known their agreement proves nothing, since all of them may be in one.
+be. Where several modes are known some chains start in each, so that chains that agree have crossed between them. And
+they must have been wherever the importance weights are (:func:`missed`).
 
-What they say about q is a shift: the chains' mean and sd of each coordinate against q's, in sds, with its
-error. Agreement of all coordinates within 0.05 is what "q is right" means to whoever uses its draws; k-hat and
-the gap cannot see the part of the posterior that q does not reach (Wang, Kasprzak & Huggins 2023).
+What they say about q is a shift (:class:`~lowerbound.diagnostics.shift.Drift`).
 
 Cost: about 6 kernel calls a transition, 60 to 250 transitions.
 """
@@ -28,11 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import ndtri
 
 from lowerbound.algorithms.base import Mode
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.control_variates import Moments, controlled_moments, effective_draws, split, spreads
+from lowerbound.diagnostics.hamiltonian import Transported, Walkers
 from lowerbound.diagnostics.importance import Weighted
 from lowerbound.diagnostics.proposals import Component
 from lowerbound.families import Block, DenseGaussian, DiagonalGaussian, GaussianBlock, TransportedBlock
@@ -45,8 +39,6 @@ _WARMUP = 40
 _SHORT = 16
 #: Acceptance aimed at and leapfrog steps at most: at first, and once more, finer, where that was not enough.
 _PACES = ((0.9, 24), (0.98, 64))
-#: A larger error of the energy than this is a divergence (as in Stan).
-_DIVERGENT = 1000.0
 #: What mixed chains have at most: R-hat, Monte Carlo error of any mean or log sd, divergent transitions.
 R_HAT = 1.05
 ERROR = 0.04
@@ -151,50 +143,6 @@ def missed(chains: Chains, q: Block, weighted: Weighted) -> float:
     return float(weight[surprise(weighted.draws, weighted.log_density) > most + 0.1].sum() / weight.sum())
 
 
-@dataclass(frozen=True, eq=False)
-class Drift:
-    """What the chains say about reported moments: shifts in sds, and whether they are more than noise.
-
-    Attributes:
-        mean: (chains' mean - reported mean) / sd, ``[p]``.
-        log_sd: log(chains' sd / reported sd), ``[p]``.
-        mean_se, log_sd_se: Their errors.
-    """
-
-    mean: np.ndarray
-    log_sd: np.ndarray
-    mean_se: np.ndarray
-    log_sd_se: np.ndarray
-
-    def beyond(self, allowed: float, level: float = 0.01) -> np.ndarray:
-        """Coordinates that have moved by more than ``allowed``, and more than noise would at this level for all tests
-        together (Bonferroni)."""
-        z = -ndtri(level / (4 * len(self.mean)))  # two-sided, for the mean and for the sd of each
-        mean = np.abs(self.mean) > np.maximum(allowed, z * self.mean_se)
-        return mean | (np.abs(self.log_sd) > np.maximum(allowed, z * self.log_sd_se))
-
-    @property
-    def size(self) -> np.ndarray:
-        """The larger of the two shifts, ``[p]``."""
-        return np.maximum(np.abs(self.mean), np.abs(self.log_sd))
-
-
-def drift(chains: Chains, mean: np.ndarray, sd: np.ndarray, effective: float = np.inf) -> Drift:
-    """Shift from reported moments to the chains'.
-
-    Args:
-        chains: Short chains.
-        mean, sd: Reported moments ``[p]``.
-        effective: Independent draws behind them; infinite where they are exact.
-    """
-    m = chains.moments
-    with np.errstate(all="ignore"):
-        shift = np.nan_to_num((m.mean - mean) / m.sd, nan=np.inf)
-        ratio = np.nan_to_num(np.log(m.sd / sd), nan=np.inf)
-    own = 1 / effective
-    return Drift(shift, ratio, np.sqrt(m.mean_se**2 + own), np.sqrt(m.log_sd_se**2 + own / 2))
-
-
 def run_chains(
     kernel: Kernel,
     q: Block,
@@ -221,10 +169,10 @@ def run_chains(
     begin = _begin(q, modes, weighted, count, rng)
     if begin is None:
         return None
-    return _paced(_Walkers(kernel, rng, *begin), spent)
+    return _paced(Walkers(kernel, rng, *begin), spent)
 
 
-def _paced(walkers: _Walkers, spent: int) -> Chains | None:
+def _paced(walkers: Walkers, spent: int) -> Chains | None:
     """Chains at the first pace, and at a finer one where that was not enough."""
     chains: Chains | None = None
     for accept, most_steps in _PACES:
@@ -245,7 +193,7 @@ def _transported(
 
     The target there has log density log p(T(e)) + log |det T'(e)| (Parno & Marzouk 2018; Hoffman et al. 2019).
     """
-    mapped = _Transported(kernel, q)
+    mapped = Transported(kernel, q)
     weight = np.exp(weighted.smoothed)
     if weighted.effective >= 100:
         start = q.whiten(weighted.draws[rng.choice(len(weight), count, p=weight / weight.sum())])
@@ -254,7 +202,7 @@ def _transported(
     if not np.isfinite(start).all():
         return None
     p = q.dimension
-    found = _paced(_Walkers(mapped, rng, start, DiagonalGaussian(np.zeros(p), np.ones(p))), spent)
+    found = _paced(Walkers(mapped, rng, start, DiagonalGaussian(np.zeros(p), np.ones(p))), spent)
     if found is None:
         return None
     steps = len(found.draws)
@@ -275,27 +223,7 @@ def _transported(
     )
 
 
-class _Transported:
-    """The log density in q's noise, with what the chains ask of a kernel."""
-
-    def __init__(self, kernel: Kernel, q: TransportedBlock):
-        self.kernel, self.q, self.batch = kernel, q, kernel.batch
-
-    @property
-    def evaluations(self) -> int:
-        return self.kernel.evaluations
-
-    @property
-    def late(self) -> bool:
-        return self.kernel.late
-
-    def __call__(self, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        value, gradient = self.kernel(np.asarray(self.q.transform(e)))
-        log_det, score = self.q.pull_back(e, gradient)
-        return value + log_det, score
-
-
-def _run(walkers: _Walkers, spent: int) -> Chains | None:
+def _run(walkers: Walkers, spent: int) -> Chains | None:
     """Warm up, then go on until mixed or hopeless; None if it cannot be afforded."""
     kernel = walkers.kernel
     count, p = walkers.x.shape
@@ -364,65 +292,6 @@ def _begin(
 
 #: Dimensions up to which the metric is the full covariance of weighted draws.
 _DENSE = 150
-
-
-class _Walkers:
-    """The chains' present states and the step size that they share.
-
-    Velocities w ~ N(0, S) in place of whitened momenta: w <- w + step S grad / 2, x <- x + step w, with kinetic
-    energy w' S^{-1} w / 2. The same trajectories, and any form of S will do.
-    """
-
-    def __init__(self, kernel: Kernel | _Transported, rng: np.random.Generator, x: np.ndarray, metric: GaussianBlock):
-        self.kernel, self.rng, self.metric = kernel, rng, metric
-        self.x = x
-        self.value, self.gradient = kernel(x)
-        self.accept, self.most_steps = _PACES[0]
-        # The largest stable step of a Gaussian falls as p^{-1/4} (Beskos et al. 2013).
-        self.log_step = np.log(0.9 * x.shape[1] ** -0.25)
-        self.count = 0
-        self.begin()
-
-    def begin(self) -> None:
-        """Forget the acceptance and divergences so far."""
-        self.seen, self.accepted, self.divergent = 0, 0.0, 0.0
-
-    def transition(self, *, adapt: bool) -> np.ndarray:
-        """One trajectory of every chain; returns their states ``[chains, p]``."""
-        rng, step, metric = self.rng, np.exp(self.log_step), self.metric
-        mean = np.asarray(metric.mean)
-        length = int(np.clip(round(1.57 / step * rng.uniform(0.4, 1.6)), 1, self.most_steps))
-        v = metric.sample(rng, len(self.x)) - mean
-        x, value, gradient = self.x, self.value, self.gradient
-        energy = -value + 0.5 * (metric.whiten(v + mean) ** 2).sum(1)
-        with np.errstate(all="ignore"):
-            v = v + 0.5 * step * metric.natural(gradient)
-            for i in range(length):
-                x = x + step * v
-                # A chain that has left the numbers stays where it is refused.
-                lost = ~np.isfinite(x).all(1)
-                x = np.where(lost[:, None], self.x, x)
-                value, gradient = self.kernel(x)
-                gradient = np.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
-                value = np.where(lost | ~np.isfinite(value), -np.inf, value)
-                v = v + (0.5 if i == length - 1 else 1.0) * step * metric.natural(gradient)
-            v = np.where(np.isfinite(v), v, 0.0)
-            error = -value + 0.5 * (metric.whiten(v + mean) ** 2).sum(1) - energy
-        error = np.where(np.isfinite(error), error, np.inf)
-        chance = np.exp(-np.maximum(error, 0.0))
-        take = rng.uniform(size=len(chance)) < chance
-        self.x = np.where(take[:, None], x, self.x)
-        self.value = np.where(take, value, self.value)
-        self.gradient = np.where(take[:, None], gradient, self.gradient)
-        mean_chance = float(chance.mean())
-        self.seen += 1
-        self.accepted += (mean_chance - self.accepted) / self.seen
-        self.divergent += (float((error > _DIVERGENT).mean()) - self.divergent) / self.seen
-        if adapt:
-            # Robbins-Monro on the log step; the mean over chains is a precise signal, so the gain is large.
-            self.count += 1
-            self.log_step += 2.0 / np.sqrt(self.count) * (mean_chance - self.accept)
-        return self.x
 
 
 def mixing(draws: np.ndarray) -> tuple[float, int, float]:

@@ -1,11 +1,17 @@
-"""How far importance weighting moves q's moments."""
+"""How far q's moments are from better ones: those under importance weights, and those of short chains.
+
+Agreement of all coordinates within 0.05 sds is what "q is right" means to whoever uses its draws; k-hat and the gap
+cannot see the part of the posterior that q does not reach (Wang, Kasprzak & Huggins 2023).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
+from lowerbound.diagnostics.chains import Chains
 from lowerbound.diagnostics.importance import Weighted
 from lowerbound.families import Block
 
@@ -54,6 +60,50 @@ def shift_of(weighted: Weighted, q: Block) -> Shift:
         np.all(np.abs(m1 - m2) / sd < max(error, 0.1)) and np.all(np.abs(np.log(s1 / s2)) < max(1.5 * error, 0.1))
     )
     return Shift((mean - q_mean) / q_sd, np.log(sd / q_sd), agree, mean, sd)
+
+
+@dataclass(frozen=True, eq=False)
+class Drift:
+    """What the chains say about reported moments: shifts in sds, and whether they are more than noise.
+
+    Attributes:
+        mean: (chains' mean - reported mean) / sd, ``[p]``.
+        log_sd: log(chains' sd / reported sd), ``[p]``.
+        mean_se, log_sd_se: Their errors.
+    """
+
+    mean: np.ndarray
+    log_sd: np.ndarray
+    mean_se: np.ndarray
+    log_sd_se: np.ndarray
+
+    def beyond(self, allowed: float, level: float = 0.01) -> np.ndarray:
+        """Coordinates that have moved by more than ``allowed``, and more than noise would at this level for all tests
+        together (Bonferroni)."""
+        z = -ndtri(level / (4 * len(self.mean)))  # two-sided, for the mean and for the sd of each
+        mean = np.abs(self.mean) > np.maximum(allowed, z * self.mean_se)
+        return mean | (np.abs(self.log_sd) > np.maximum(allowed, z * self.log_sd_se))
+
+    @property
+    def size(self) -> np.ndarray:
+        """The larger of the two shifts, ``[p]``."""
+        return np.maximum(np.abs(self.mean), np.abs(self.log_sd))
+
+
+def drift(chains: Chains, mean: np.ndarray, sd: np.ndarray, effective: float = np.inf) -> Drift:
+    """Shift from reported moments to the chains'.
+
+    Args:
+        chains: Short chains.
+        mean, sd: Reported moments ``[p]``.
+        effective: Independent draws behind them; infinite where they are exact.
+    """
+    m = chains.moments
+    with np.errstate(all="ignore"):
+        shift = np.nan_to_num((m.mean - mean) / m.sd, nan=np.inf)
+        ratio = np.nan_to_num(np.log(m.sd / sd), nan=np.inf)
+    own = 1 / effective
+    return Drift(shift, ratio, np.sqrt(m.mean_se**2 + own), np.sqrt(m.log_sd_se**2 + own / 2))
 
 
 def _moments(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

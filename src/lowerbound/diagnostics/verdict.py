@@ -39,10 +39,10 @@ from enum import Enum
 import numpy as np
 
 from lowerbound.algorithms.base import Mode, Status
-from lowerbound.diagnostics.chains import MISSED, Chains, Drift
+from lowerbound.diagnostics.chains import MISSED, Chains
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.importance import MANY, Weighted
-from lowerbound.diagnostics.shift import Shift
+from lowerbound.diagnostics.shift import Drift, Shift
 
 GAP = 0.005
 #: Nats that float64 must be able to tell apart in the log density.
@@ -358,8 +358,8 @@ def judge_tails(verdict: Verdict, heavy: tuple[str, ...]) -> Verdict:
 
 
 _NEXT = (
-    "Try the other parameterisation of hierarchical scales (numpyro.infer.reparam.LocScaleReparam turns "
-    "centred into non-centred), tighten vague priors, or check these parameters with MCMC."
+    "Tighten vague priors on the parameters named, fix what the data cannot tell apart, or check them with MCMC. "
+    "(Other parameterisations and families are tried unless escalate=False or a family or algorithm is asked for.)"
 )
 
 
