@@ -34,6 +34,8 @@ def run(case: Case, truth: dict[str, Moments], seed: int) -> dict[str, Any]:
             "status": posterior.status.name,
             "family": posterior.family_name,
             "dimension": posterior.q.dimension,
+            "fit": posterior.timings["fit"],
+            "check": posterior.timings["check"],
             "evaluations": posterior.counts["evaluations"],
             "escalation": [str(s) for s in getattr(posterior, "escalation", None) or ()],
         }

@@ -13,6 +13,8 @@ from benchmarks.trust.target import Moments
 
 #: A run is accurate while no parameter's mean is off by more than 0.15 sd and no sd by more than 20 per cent.
 MEAN, SD = 0.15, 0.2
+#: Seconds that the check may take however fast the fit was.
+CHECK = 2.0
 VOUCHED = ("TRUSTED", "CORRECTED")
 COLUMNS = (*VOUCHED, "NOT_TRUSTED", "error")
 ROWS = ("accurate", "inaccurate", "no proper answer")
@@ -122,6 +124,15 @@ def summary(rows: list[Mapping[str, Any]]) -> str:
         if found := Counter(r["target"] for r in rows if belongs(r)):
             named = ", ".join(f"{k} × {n}" if n > 1 else k for k, n in found.items())
             lines += ["", f"{title} ({found.total()}): {named}."]
+    if small := [r for r in rows if "check" in r and r["dimension"] <= 100]:
+        seconds = [r["check"] for r in small]
+        over = sum(r["check"] > max(CHECK, r["fit"]) for r in small)
+        lines += [
+            "",
+            f"What the check cost (wall seconds; {len(small)} runs in up to 100 dimensions): median "
+            f"{np.median(seconds):.2f}, 95% below {np.quantile(seconds, 0.95):.1f}, at most {max(seconds):.1f}; more "
+            f"than the fit and more than {CHECK:g} s in {over}.",
+        ]
     return "\n".join(lines)
 
 

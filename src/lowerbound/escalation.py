@@ -116,6 +116,8 @@ class Escalation:
 
     def __post_init__(self) -> None:
         self.trials: list[Trial] = []
+        #: Wall seconds that the checks of what was fitted first have taken, without what was tried after them.
+        self.checking = 0.0
 
     def __call__(self, first: Attempt) -> tuple[Attempt, Assessment]:
         """The best attempt, and its assessment."""
@@ -125,7 +127,9 @@ class Escalation:
         if self._may(best) and doubted:
             best, others = self._recentre(best)
         self.say("checking with short chains")
+        began = time.perf_counter()
         assessment = assess(best.weighed, self.seed)
+        self.checking += time.perf_counter() - began
         if self._may(best) and not doubted and not assessment.verdict.trusted:  # the chains saw what weights did not
             best, others = self._recentre(best)
             if best is not first:
@@ -136,7 +140,9 @@ class Escalation:
             found = assess(other.weighed, self.seed)
             if found.verdict.trusted:
                 best, assessment = other, found
+        began = time.perf_counter()
         assessment = self.review(best, assessment)
+        self.checking += time.perf_counter() - began
         # (No family gives a parameter an sd that it does not have.)
         hopeless = assessment.verdict.fatal or assessment.verdict.without_sd
         if self._may(best) and not assessment.verdict.trusted and not hopeless:

@@ -122,7 +122,7 @@ def fit(
     bound = Waiting("the model", deadline)(lambda: as_model(model, data))
     chosen_family, chosen = choose(bound, family, algorithm)
     rows: list[tuple[Info, float]] = []
-    with Progress(enabled=progress) as display, host_threads(bound.dimension):
+    with Progress(enabled=progress) as display, host_threads():
         display.update("compiling", None)
         kernel = Kernel(bound, jacobian=not isinstance(chosen_family, PointMass), deadline=deadline)
         probe = np.random.default_rng([seed, 2]).uniform(-1, 1, (min(kernel.batch, 16), kernel.dimension))
@@ -163,10 +163,13 @@ def fit(
             if not isinstance(chosen, (ScoreRegression, FromGaussian)) and kernel.dimension <= MANY:
                 display.update("looking for other modes", None)
                 modes, missing = other_modes(kernel, q, seed)
+            fitted = time.perf_counter()
 
             def judged(status: Status) -> tuple[Attempt, Assessment]:
                 display.update("weighing draws", {"evaluations": kernel.evaluations})
+                began = time.perf_counter()
                 weighed = weigh_up(kernel, q, status, chosen.rule(), modes, missing, seed, num_draws)
+                ladder.checking += time.perf_counter() - began
                 return ladder(Attempt(kernel, chosen_family.name, chosen.name, status, weighed))
 
             try:
@@ -177,8 +180,15 @@ def fit(
             verdict = dataclasses.replace(assessment.verdict, next_step=_ESCALATE)
             assessment = dataclasses.replace(assessment, verdict=verdict)
         verdict = assessment.verdict
-    total = time.perf_counter() - start
-    posterior = assemble(bound, best, assessment, rows, total, seed, tuple(ladder.trials))
+    total, compiling = time.perf_counter() - start, kernel.compile_seconds
+    timings = {
+        "compile": compiling,
+        "fit": fitted - start - compiling,
+        "check": ladder.checking,
+        "escalation": total - (fitted - start) - ladder.checking,
+        "total": total,
+    }
+    posterior = assemble(bound, best, assessment, rows, timings, seed, tuple(ladder.trials))
     if verdict.status is VerdictStatus.NOT_TRUSTED:
         warnings.warn(f"{verdict.sentence} {verdict.next_step}".strip(), TrustWarning, stacklevel=2)
     return posterior
@@ -223,7 +233,7 @@ def assemble(
     attempt: Attempt,
     assessment: Assessment,
     rows: list[tuple[Info, float]],
-    total: float,
+    timings: dict[str, float],
     seed: int,
     trials: tuple[Trial, ...],
 ) -> Posterior:
@@ -249,7 +259,7 @@ def assemble(
         assessment.pareto_k,
         assessment.log_weights,
         trace,
-        {"compile": kernel.compile_seconds, "run": total - kernel.compile_seconds, "total": total},
+        timings,
         {"steps": steps, "evaluations": kernel.evaluations},
         seed,
         versions | {"lowerbound": __version__},

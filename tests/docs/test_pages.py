@@ -235,7 +235,7 @@ def test_the_thresholds_of_the_verdict_are_those_in_the_code():
 
 
 def test_the_thresholds_of_the_chains_are_those_in_the_code():
-    from lowerbound.diagnostics import chains, verdict
+    from lowerbound.diagnostics import chains, hamiltonian, verdict
 
     page = text_of("methods/chains.md")
     (accept, steps), (finer, more) = chains._PACES
@@ -252,7 +252,7 @@ def test_the_thresholds_of_the_chains_are_those_in_the_code():
         f"at least {chains.EFFECTIVE} effective draws of every coordinate",
         f"of a log standard deviation below {chains.ERROR:g};",
         f"fewer than {chains.DIVERGENCES:.1%} of the transitions divergent",
-        f"(an energy error above {chains._DIVERGENT:,.0f})",
+        f"(an energy error above {hamiltonian._DIVERGENT:,.0f})",
         f"mean acceptance above {chains.ACCEPTANCE:g}.",
         f"weighted covariance up to {chains._DENSE:,} dimensions",
         f"more than {verdict.DRIFT:g} *and* more than noise",

@@ -44,7 +44,7 @@ def posterior(status: str = "TRUSTED", rows: list | None = None, **verdict: Any)
         summary=lambda: summary,
         verdict=SimpleNamespace(**{**defaults, **verdict}),
         status=SimpleNamespace(name="CONVERGED", sentence="converged: the stopping rule was met"),
-        timings={"compile": 0.91, "run": 0.2},
+        timings={"compile": 0.91, "fit": 0.2},
         model_name="eight_schools",
         family_name="dense",
         algorithm_name="score_regression",

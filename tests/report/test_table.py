@@ -24,7 +24,7 @@ def test_plain_text_has_everything_aligned():
     assert "TRUSTED: q is close to the posterior." in lines
     assert "  - Pareto k is 0.31, below 0.7." in lines
     assert "Not checked: modes that no start found." in lines
-    assert lines[-1] == "Time: compile 0.91 s, run 0.20 s"
+    assert lines[-1] == "Time: compile 0.91 s, fit 0.20 s"
     assert "\x1b" not in text
 
 

@@ -64,9 +64,12 @@ class Walkers:
         rng, step, metric = self.rng, np.exp(self.log_step), self.metric
         mean = np.asarray(metric.mean)
         length = int(np.clip(round(1.57 / step * rng.uniform(0.4, 1.6)), 1, self.most_steps))
-        v = metric.sample(rng, len(self.x)) - mean
+        noise = rng.standard_normal((len(self.x), metric.noise_dimension))
+        v = metric.transform(noise) - mean
         x, value, gradient = self.x, self.value, self.gradient
-        energy = -value + 0.5 * (metric.whiten(v + mean) ** 2).sum(1)
+        # Where the noise has as many dimensions as x it is v whitened.
+        kinetic = noise if noise.shape == x.shape else metric.whiten(v + mean)
+        energy = -value + 0.5 * (kinetic**2).sum(1)
         with np.errstate(all="ignore"):
             v = v + 0.5 * step * metric.natural(gradient)
             for i in range(length):
