@@ -40,7 +40,7 @@ import numpy as np
 from lowerbound.algorithms.arrow_regression import ArrowPattern
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status, check_positive
 from lowerbound.algorithms.modes import Census
-from lowerbound.algorithms.pattern import Iterate, Pattern
+from lowerbound.algorithms.pattern import AFFINE, Iterate, Pattern
 from lowerbound.algorithms.regression import Blocks
 from lowerbound.algorithms.search import End, Search, local_elbos
 from lowerbound.algorithms.structure import MOST_GLOBALS, find_layout
@@ -109,8 +109,10 @@ class ScoreRegression(Algorithm):
         pattern = _pattern(kernel, family)
         rng = np.random.default_rng(seed)
         # A Gaussian target is recognised at once, whatever its scale.
-        standard = pattern.gaussian(np.zeros(p), np.ones(p))
-        first = pattern.evaluate(kernel, standard, pattern.noise(rng, pattern.first_draws))
+        first = None
+        if pattern.first_draws <= 2 * kernel.batch or _affine(kernel, rng):
+            standard = pattern.gaussian(np.zeros(p), np.ones(p))
+            first = pattern.evaluate(kernel, standard, pattern.noise(rng, pattern.first_draws))
         state = _State(Ground(kernel, rng, pattern, self.tolerance, self.max_steps), Search(kernel, rng))
         if first is not None:
             found = pattern.regress(first)
@@ -242,6 +244,16 @@ def other_modes(kernel: Kernel, q: Block, seed: int) -> tuple[list[Mode], float]
         return [], 0.0
     own = int(np.argmin([(((m.mean - mean) / sd) ** 2).sum() for m in found]))
     return [m._replace(separate=True) for i, m in enumerate(found) if i != own], state.missing
+
+
+def _affine(kernel: Kernel, rng: np.random.Generator) -> bool:
+    """Whether the score half-way between two points is the mean of theirs, as far as one batch of such pairs shows."""
+    pairs = rng.standard_normal((2, max(1, kernel.batch // 3), kernel.dimension))
+    _, score = kernel(np.concatenate([*pairs, pairs.mean(0)]))
+    if not np.isfinite(score).all():
+        return False
+    a, b, between = np.split(score, 3)
+    return bool(np.linalg.norm(0.5 * (a + b) - between) <= AFFINE * np.linalg.norm(a - b))
 
 
 def _pattern(kernel: Kernel, family: Family) -> Pattern:

@@ -40,6 +40,8 @@ _DRAWN = 2**26
 _KEPT = 2**25
 #: Arithmetic that the chains may cost however little the fit did: about two seconds of it.
 _FREE = 1.2e10
+#: ... and in more than so many dimensions, as multiples of what the fit did: weights alone say little there.
+_LARGE, _TIMES = 100, 2
 #: What an evaluation costs more where the chains move in the noise of a flow.
 _TRANSPORT = 4e5
 
@@ -152,7 +154,7 @@ def weigh_up(
 def assess(weighed: Weighed, seed: int) -> Assessment:
     """Check by short chains what the weights said, repair the draws where that is needed, and report.
 
-    Cost: what the fit cost, or about two seconds, whichever is more.
+    Cost: what the fit cost, or about two seconds, whichever is more; above 100 dimensions up to twice what it cost.
     """
     kernel, q, modes, verdict, weighted = weighed.kernel, weighed.q, weighed.modes, weighed.verdict, weighed.weighted
     if weighted is None or weighed.shift is None:
@@ -162,7 +164,8 @@ def assess(weighed: Weighed, seed: int) -> Assessment:
         price, fitted = kernel.price, weighed.evaluations
         if isinstance(q, TransportedBlock):  # fitted with hundreds of thousands of them, which is no measure
             price, fitted = price + _TRANSPORT, 0
-        budget = int(max(fitted, _FREE / price))
+        times = _TIMES if kernel.dimension > _LARGE else 1
+        budget = int(max(times * fitted, _FREE / price))
         chains = run_chains(kernel, q, weighted, np.random.default_rng([seed, 3]), modes=modes, budget=budget)
         if chains is not None:
             chains = dataclasses.replace(chains, missed=missed(chains, q, weighted))

@@ -241,7 +241,7 @@ def _run(walkers: Walkers, spent: int) -> Chains | None:
     most = max(STAGES[0], _MOST_NUMBERS // (count * p))
     kept, scores, values = [], [], []
     chains: Chains | None = None
-    for stage in STAGES:
+    for stage in STAGES if p <= _DENSE else (_SHORT, *STAGES):
         for _ in range(min(stage, most) - len(kept)):
             if kernel.evaluations >= spent or kernel.late:
                 break

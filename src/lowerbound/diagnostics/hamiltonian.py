@@ -63,7 +63,7 @@ class Walkers:
         """One trajectory of every chain; returns their states ``[chains, p]``."""
         rng, step, metric = self.rng, np.exp(self.log_step), self.metric
         mean = np.asarray(metric.mean)
-        length = int(np.clip(round(1.57 / step * rng.uniform(0.4, 1.6)), 1, self.most_steps))
+        length = int(np.clip(round(1.57 / step * rng.uniform(0.6, 1.4)), 1, self.most_steps))
         noise = rng.standard_normal((len(self.x), metric.noise_dimension))
         v = metric.transform(noise) - mean
         x, value, gradient = self.x, self.value, self.gradient
