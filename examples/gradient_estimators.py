@@ -28,7 +28,7 @@ def main() -> None:
         posterior = lb.fit(example.model, example.data, algorithm=algorithm)
         # q itself, before any correction: these sites are unconstrained, so q's mean is theirs.
         error = abs(posterior.q.mean[1:] - mean).max() / sd.min()
-        evaluations, seconds = posterior.counts["evaluations"], posterior.timings["run"]
+        evaluations, seconds = posterior.counts["evaluations"], posterior.timings["fit"]
         print(f"{name:22}{posterior.elbo!s:>18}{evaluations:>11,}{seconds:>9.2f}{error:>17.3f}")
 
 
