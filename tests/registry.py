@@ -95,6 +95,12 @@ SHAPED = [
     Subject("flow", families.Flow(layers=4, width=8), _flow(3, (0, 1, 2), 31)),
     Subject("flow on some", families.Flow((3, 1, 0), layers=4, width=8), _flow(5, (3, 1, 0), 32)),
 ]
+#: Blocks that are made of others' fits, and have no family.
+MIXTURES = [
+    families.MixtureBlock(
+        np.array([0.3, 0.7]), np.array([[0.0, 1.0], [5.0, -1.0]]), np.stack([_lower(2, 41), _lower(2, 42)])
+    )
+]
 #: Families without a density: the laws that need one do not apply.
 POINTS = [Subject("point mass", families.PointMass(), families.Point(np.array([1.0, -2.0, 3.0])))]
 #: Families that only become one when bound to a model.

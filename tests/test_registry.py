@@ -10,14 +10,14 @@ import pytest
 
 import lowerbound
 from lowerbound import algorithms, families, gradients, objectives, registry
-from tests.registry import ALGORITHMS, FAMILIES, GRADIENTS, OBJECTIVES, POINTS, REFUSED, SHAPED, UNBOUND
+from tests.registry import ALGORITHMS, FAMILIES, GRADIENTS, MIXTURES, OBJECTIVES, POINTS, REFUSED, SHAPED, UNBOUND
 
 #: package, its contract, the subjects in the test table, the short names, and what can have no short name
 KINDS = {
     "blocks": (
         families,
         families.Block,
-        {type(s.block) for s in FAMILIES + SHAPED + POINTS},
+        {type(s.block) for s in FAMILIES + SHAPED + POINTS} | {type(b) for b in MIXTURES},
         None,
         set(),
     ),

@@ -37,7 +37,7 @@ def run(case: Case, truth: dict[str, Moments], seed: int) -> dict[str, Any]:
             "fit": posterior.timings["fit"],
             "check": posterior.timings["check"],
             "evaluations": posterior.counts["evaluations"],
-            "escalation": [str(s) for s in getattr(posterior, "escalation", None) or ()],
+            "escalation": [t.name for t in posterior.trials if t.kept],
         }
         return row | (errors(case.look(posterior.sample(DRAWS, seed=seed + 1)), truth) if truth else {})
     except Exception as e:  # a fit that breaks is a row of the table

@@ -4,7 +4,9 @@ In order of cost:
 
 1. *Other coordinates.* Sites whose location or scale depends on other latents are made non-centred, and then each
    element is given the centredness that its posterior asks for (:mod:`lowerbound.model.reparameterization`).
-2. *Other families*, where neither weights nor short chains could correct q: sinh-arcsinh marginals on the
+2. *Longer chains*, where those that were run had nearly mixed.
+3. *A mixture* of one Gaussian for each mode, where several were found: no more is fitted, since each has its Gaussian.
+4. *Other families*, where neither weights nor short chains could correct q: sinh-arcsinh marginals on the
    Gaussian, then a normalizing flow in the coordinates that it whitens.
 
 A step is kept if it raises the importance-weighted bound with K = 16 draws by more than three standard errors, on
@@ -24,14 +26,20 @@ import numpy as np
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status
 from lowerbound.algorithms.flow_training import fit_flow
 from lowerbound.algorithms.from_gaussian import FromGaussian
+from lowerbound.algorithms.quasi_newton import root
 from lowerbound.algorithms.shape_ascent import SHAPE_LIMIT, fit_sinh_arcsinh
 from lowerbound.diagnostics.assessment import Assessment, Correction, Weighed, assess, weigh_up
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.importance import MANY
 from lowerbound.diagnostics.paired_gain import paired_gain
-from lowerbound.families import Block, Family, GaussianBlock
+from lowerbound.diagnostics.verdict import VerdictStatus
+from lowerbound.families import Block, DenseGaussian, Family, GaussianBlock, MixtureBlock
 from lowerbound.kernel import Kernel
 
+#: R-hat up to which chains may only have been too short, and how many times as much they may then cost.
+_ALMOST, _PATIENCE = 1.15, 2
+#: Of a mode's share at least, effective draws from which shares are learned, and iterations of EM.
+_SMALLEST, _FOR_SHARES, _ITERATIONS = 1e-6, 400, 20
 #: Arithmetic that training a flow may cost, and iterations that are worth it.
 _FLOW_BUDGET, _FEWEST_STEPS = 6e10, 500
 #: ... and what the flow's own layers cost for each dimension.
@@ -48,7 +56,7 @@ class Trial(NamedTuple):
     """One step that was tried.
 
     Attributes:
-        name: ``"non-centred"``, ``"partly centred"``, ``"sinh_arcsinh"``, ``"flow"``.
+        name: ``"non-centred"``, ``"partly centred"``, ``"mixture"``, ``"sinh_arcsinh"``, ``"flow"``.
         reason: Why it was tried.
         gain: By how much it raised the importance-weighted bound, in nats.
         kept: Whether it was kept.
@@ -140,11 +148,17 @@ class Escalation:
             found = assess(other.weighed, self.seed)
             if found.verdict.trusted:
                 best, assessment = other, found
+        almost = assessment.source == "chains" and assessment.verdict.r_hat < _ALMOST
+        if self._may(best) and not assessment.verdict.trusted and almost:  # cheaper than any other family
+            self.say("running the chains for longer")
+            assessment = assess(best.weighed, self.seed, patience=_PATIENCE)
         began = time.perf_counter()
         assessment = self.review(best, assessment)
         self.checking += time.perf_counter() - began
         # (No family gives a parameter an sd that it does not have.)
         hopeless = assessment.verdict.fatal or assessment.verdict.without_sd
+        if self._may(best) and assessment.verdict.status is not VerdictStatus.TRUSTED and not hopeless:
+            best, assessment = self._mixed(best, assessment)
         if self._may(best) and not assessment.verdict.trusted and not hopeless:
             plain = best
             best, assessment = self._richer(best, assessment)
@@ -190,6 +204,32 @@ class Escalation:
         reason = "some elements are known better from their data than from their prior"
         best = self._better(best, partly, "partly centred", reason, began)
         return best, [a for a in (free, partly) if a is not None and a is not best]
+
+    # -- several modes -----------------------------------------------------------------------------
+
+    def _mixed(self, best: Attempt, assessment: Assessment) -> tuple[Attempt, Assessment]:
+        """A Gaussian for each mode found, in place of one alone, unless the verdict would be worse for it."""
+        weighed, kernel = best.weighed, best.kernel
+        apart = [m for m in weighed.modes if m.separate]
+        if not apart or not isinstance(best.q, GaussianBlock) or kernel.dimension > MANY or weighed.weighted is None:
+            return best, assessment
+        began = time.perf_counter()
+        self.say("trying a mixture of the modes")
+        try:
+            q = mix(best.q, apart, weighed)
+        except np.linalg.LinAlgError:  # a mode whose covariance has no root in floating point
+            return best, assessment
+        rule, modes = self.algorithm.rule(), weighed.modes
+        new_weighed = weigh_up(kernel, q, best.status, rule, modes, weighed.missing, self.seed, self.num_draws)
+        new = Attempt(kernel, "mixture", best.algorithm_name, best.status, new_weighed, best.moved)
+        reason = f"{len(apart) + 1} modes were found, and q is about one of them"
+        if self._better(best, new, "mixture", reason, began) is best:
+            return best, assessment
+        found = self.review(new, assess(new.weighed, self.seed))
+        if assessment.verdict.trusted and not found.verdict.trusted:
+            self.trials[-1] = self.trials[-1]._replace(kept=False)
+            return best, assessment
+        return new, found
 
     # -- other families ------------------------------------------------------------------------------
 
@@ -269,6 +309,28 @@ class Escalation:
             return assessment
         said = Correction("reparameterisation", f"fitted in other coordinates: {', '.join(attempt.moved)}")
         return replace(assessment, corrections=(said, *assessment.corrections))
+
+
+def mix(q: GaussianBlock, modes: list[Mode], weighed: Weighed) -> MixtureBlock:
+    """q and the Gaussians of other modes, each with the share of the posterior that is its own.
+
+    Where modes are apart the ELBO is highest at shares in proportion to exp(ELBO_k), the evidence in each mode's reach.
+    From there EM on the weighted draws, which is exact for modes that overlap too; with the components as they are, so
+    that it has only the shares to learn from them.
+    """
+    weighted = weighed.weighted
+    assert weighted is not None
+    components = [DenseGaussian(np.asarray(q.mean), root(np.asarray(q.covariance())))]
+    components += [DenseGaussian(m.mean, root(m.covariance)) for m in modes]
+    elbos = np.array([weighted.elbo, *(m.elbo for m in modes)])
+    mixture = MixtureBlock.of(components, np.exp(elbos - elbos.max()) + _SMALLEST)
+    if weighted.effective < _FOR_SHARES:
+        return mixture
+    weight = np.exp(weighted.smoothed)
+    for _ in range(_ITERATIONS):
+        shares = weight @ mixture.responsibilities(weighted.draws)
+        mixture = MixtureBlock(shares / shares.sum(), mixture.locations, mixture.scale_trils)
+    return mixture
 
 
 def _range(c: np.ndarray) -> str:

@@ -43,6 +43,7 @@ _BLOCKS: dict[str, type] = {
     "low_rank": families.LowRankGaussian,
     "sinh_arcsinh": families.SinhArcsinhBlock,
     "flow": families.FlowBlock,
+    "mixture": families.MixtureBlock,
     "point": families.Point,
 }
 

@@ -30,7 +30,7 @@ def squares(y):
 def test_every_sign_is_found(y, seed):
     """The signs of v are independent and equally likely: all means are zero."""
     posterior = lb.fit(squares, {"y": np.array(y)}, seed=seed)
-    assert posterior.verdict.status.name == "CORRECTED"
+    assert posterior.verdict.trusted and len(posterior.verdict.modes) > 1
     sd = posterior.sd()["v"]
     assert np.all(np.abs(posterior.mean()["v"]) < 0.1 * sd)
     # E v^2 of one coordinate by quadrature

@@ -30,7 +30,7 @@ from lowerbound.diagnostics.verdict import (
     judge_tails,
     judge_unchecked,
 )
-from lowerbound.families import Block, TransportedBlock
+from lowerbound.families import Block, MixtureBlock, TransportedBlock
 from lowerbound.kernel import Kernel
 from lowerbound.sites import SiteMap
 
@@ -95,6 +95,7 @@ class Weighed:
         verdict: By the weights alone.
         weighted, shift: The weighted draws, and how far they move q's moments; None for a point mass.
         evaluations: Of the log density, before the weights.
+        missing: Estimated share of modes that were not met.
     """
 
     kernel: Kernel
@@ -104,6 +105,7 @@ class Weighed:
     weighted: Weighted | None
     shift: Shift | None
     evaluations: int
+    missing: float = 0.0
 
 
 def weigh_up(
@@ -134,13 +136,15 @@ def weigh_up(
     rounds = 6
     if status in (Status.INTERRUPTED, Status.OUT_OF_TIME):  # somebody is waiting
         rounds, size = 1, min(size, 2 * kernel.batch)
-    weighted = weigh(kernel, q, modes, np.random.default_rng([seed, 1]), rounds=rounds, size=size)
+    # A mixture of all the modes has them in it already.
+    beside = [] if isinstance(q, MixtureBlock) else modes
+    weighted = weigh(kernel, q, beside, np.random.default_rng([seed, 1]), rounds=rounds, size=size)
     shift = shift_of(weighted, q)
     flat: tuple[str, ...] = ()
     if status is Status.FLAT:
         flat = tuple(flat_sites(kernel, weighted.draws[: kernel.batch]) or _widest(kernel, q))
     names = kernel.model.coordinate_names()
-    verdict = judge(status, rule, weighted, modes, shift, names, missing=missing, flat=flat)
+    verdict = judge(status, rule, weighted, beside, shift, names, missing=missing, flat=flat)
     if apart := [m for m in modes if m.separate]:
         verdict = dataclasses.replace(verdict, modes=_masses(q, apart, weighted))
     if status is Status.NOT_FINITE or weighted.bad > 0:
@@ -148,11 +152,16 @@ def weigh_up(
         found = culprits(kernel, weighted.draws[worst[: kernel.batch]])
         reasons = tuple(f"not finite somewhere: {f}" for f in found)
         verdict = dataclasses.replace(verdict, reasons=verdict.reasons + reasons)
-    return Weighed(kernel, q, modes, verdict, weighted, shift, fitted)
+    return Weighed(kernel, q, modes, verdict, weighted, shift, fitted, missing)
 
 
-def assess(weighed: Weighed, seed: int) -> Assessment:
+def assess(weighed: Weighed, seed: int, *, patience: int = 1) -> Assessment:
     """Check by short chains what the weights said, repair the draws where that is needed, and report.
+
+    Args:
+        weighed: What the weights said.
+        seed: Of the fit.
+        patience: How many times as much as usual the chains may cost.
 
     Cost: what the fit cost, or about two seconds, whichever is more; above 100 dimensions up to twice what it cost.
     """
@@ -165,8 +174,9 @@ def assess(weighed: Weighed, seed: int) -> Assessment:
         if isinstance(q, TransportedBlock):  # fitted with hundreds of thousands of them, which is no measure
             price, fitted = price + _TRANSPORT, 0
         times = _TIMES if kernel.dimension > _LARGE else 1
-        budget = int(max(times * fitted, _FREE / price))
-        chains = run_chains(kernel, q, weighted, np.random.default_rng([seed, 3]), modes=modes, budget=budget)
+        budget = int(patience * max(times * fitted, _FREE / price))
+        rng = np.random.default_rng([seed, 3])
+        chains = run_chains(kernel, q, weighted, rng, modes=modes, budget=budget, patience=patience)
         if chains is not None:
             chains = dataclasses.replace(chains, missed=missed(chains, q, weighted))
         if chains is None and isinstance(q, TransportedBlock) and verdict.trusted and not several:
@@ -252,9 +262,10 @@ def _resampled(weighted: Weighted) -> np.ndarray:
 def _masses(q: Block, modes: list[Mode], weighted: Weighted) -> tuple[float, ...]:
     """Posterior mass of each mode: the weight of the draws that are nearest to it, q's own first."""
     x = weighted.draws
-    sd = np.sqrt(np.asarray(q.variance()))
-    centres = [np.asarray(q.mean), *(m.mean for m in modes)]
-    scales = [sd, *(np.sqrt(np.diagonal(m.covariance)) for m in modes)]
+    own = q.components if isinstance(q, MixtureBlock) else (q,)
+    beside = [] if isinstance(q, MixtureBlock) else modes
+    centres = [*(np.asarray(b.mean) for b in own), *(m.mean for m in beside)]
+    scales = [*(np.sqrt(np.asarray(b.variance())) for b in own), *(np.sqrt(np.diagonal(m.covariance)) for m in beside)]
     distance = np.stack(
         [(((x - c) / s) ** 2).sum(1) + 2 * np.log(s).sum() for c, s in zip(centres, scales, strict=True)]
     )

@@ -28,7 +28,7 @@ from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.control_variates import Moments, controlled_moments, effective_draws, split, spreads
 from lowerbound.diagnostics.hamiltonian import Transported, Walkers
 from lowerbound.diagnostics.importance import Weighted
-from lowerbound.diagnostics.proposals import Component
+from lowerbound.diagnostics.proposals import about
 from lowerbound.families import Block, DenseGaussian, DiagonalGaussian, GaussianBlock, TransportedBlock
 from lowerbound.kernel import Kernel
 
@@ -128,11 +128,12 @@ def missed(chains: Chains, q: Block, weighted: Weighted) -> float:
     """
     if not np.isfinite(weighted.log_weights).any():
         return 0.0
-    parts = [Component(q, None), Component(q, 4.0)]
+    students, shares = about(q, 4.0)
 
     def surprise(x: np.ndarray, value: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
-            ratio = value - np.logaddexp(parts[0].log_prob(x), parts[1].log_prob(x))
+            heavy = [np.log(s) + t.log_prob(x) for t, s in zip(students, shares, strict=True)]
+            ratio = value - np.logaddexp(np.asarray(q.log_prob(x)), np.logaddexp.reduce(heavy))
         return np.where(np.isfinite(ratio), ratio, -np.inf)
 
     states = chains.draws.reshape(-1, chains.draws.shape[-1])
@@ -151,6 +152,7 @@ def run_chains(
     *,
     modes: Sequence[Mode] = (),
     budget: int = 10**9,
+    patience: int = 1,
 ) -> Chains | None:
     """Chains from draws of q, or from weighted ones; None where no usable start exists, or none can be afforded.
 
@@ -161,23 +163,24 @@ def run_chains(
         rng: Random numbers.
         modes: Other modes, over which the starts are spread too: chains that agree then have crossed between them.
         budget: Evaluations of the log density after which no transition is begun.
+        patience: How many times as many transitions are made, at most.
     """
     count = max(32, kernel.batch)
     spent = kernel.evaluations + budget
     if isinstance(q, TransportedBlock):
-        return _transported(kernel, q, weighted, rng, count, spent)
+        return _transported(kernel, q, weighted, rng, count, spent, patience)
     begin = _begin(q, modes, weighted, count, rng)
     if begin is None:
         return None
-    return _paced(Walkers(kernel, rng, *begin), spent)
+    return _paced(Walkers(kernel, rng, *begin), spent, patience)
 
 
-def _paced(walkers: Walkers, spent: int) -> Chains | None:
+def _paced(walkers: Walkers, spent: int, patience: int) -> Chains | None:
     """Chains at the first pace, and at a finer one where that was not enough."""
     chains: Chains | None = None
     for accept, most_steps in _PACES:
         walkers.accept, walkers.most_steps = accept, most_steps
-        found = _run(walkers, spent)
+        found = _run(walkers, spent, patience)
         if found is None:
             break
         chains = found
@@ -187,7 +190,13 @@ def _paced(walkers: Walkers, spent: int) -> Chains | None:
 
 
 def _transported(
-    kernel: Kernel, q: TransportedBlock, weighted: Weighted, rng: np.random.Generator, count: int, spent: int
+    kernel: Kernel,
+    q: TransportedBlock,
+    weighted: Weighted,
+    rng: np.random.Generator,
+    count: int,
+    spent: int,
+    patience: int,
 ) -> Chains | None:
     """Chains in the noise e of q = T(e), e ~ N(0, I), where the posterior is as near to normal as q is to it.
 
@@ -202,7 +211,7 @@ def _transported(
     if not np.isfinite(start).all():
         return None
     p = q.dimension
-    found = _paced(Walkers(mapped, rng, start, DiagonalGaussian(np.zeros(p), np.ones(p))), spent)
+    found = _paced(Walkers(mapped, rng, start, DiagonalGaussian(np.zeros(p), np.ones(p))), spent, patience)
     if found is None:
         return None
     steps = len(found.draws)
@@ -223,7 +232,7 @@ def _transported(
     )
 
 
-def _run(walkers: Walkers, spent: int) -> Chains | None:
+def _run(walkers: Walkers, spent: int, patience: int) -> Chains | None:
     """Warm up, then go on until mixed or hopeless; None if it cannot be afforded."""
     kernel = walkers.kernel
     count, p = walkers.x.shape
@@ -241,7 +250,8 @@ def _run(walkers: Walkers, spent: int) -> Chains | None:
     most = max(STAGES[0], _MOST_NUMBERS // (count * p))
     kept, scores, values = [], [], []
     chains: Chains | None = None
-    for stage in STAGES if p <= _DENSE else (_SHORT, *STAGES):
+    stages = (*STAGES, *(STAGES[-1] * i for i in range(2, patience + 1)))
+    for stage in stages if p <= _DENSE else (_SHORT, *stages):
         for _ in range(min(stage, most) - len(kept)):
             if kernel.evaluations >= spent or kernel.late:
                 break

@@ -29,7 +29,7 @@ from scipy.special import logsumexp
 from lowerbound.algorithms.base import Mode
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.pareto import effective_size, smooth
-from lowerbound.diagnostics.proposals import Component, learn
+from lowerbound.diagnostics.proposals import Component, about, learn
 from lowerbound.families import Block, DenseGaussian, GaussianBlock
 from lowerbound.kernel import Kernel
 
@@ -127,9 +127,15 @@ def weigh(
         size: Draws a round.
     """
     p = q.dimension
-    defence = [Component(q, None), Component(q, _DEGREES)]
+    students, shares = about(q, _DEGREES)
+    defence = [Component(q, None), *students]
+
+    def split(own: float, heavy: float) -> list[int]:
+        """Draws of q, and of the Student-t's about it."""
+        return [int(own), *np.maximum(16, shares * heavy).astype(int)]
+
     fresh = defence + [Component(DenseGaussian(m.mean, root(m.covariance)), _DEGREES) for m in modes]
-    counts = [size // 2, size // 2] + [size // 4] * len(modes)
+    counts = split(size // 2, size // 2) + [size // 4] * len(modes)
     done: list[_Round] = []
     result: Weighted | None = None
     fisher = np.nan
@@ -144,16 +150,16 @@ def weigh(
         if kernel.late or not _worth_more(result, done[0], p):
             break
         if done[0].efficiency > 0.6 or r + 1 == rounds or p > MANY:
-            counts = [int(0.8 * size), int(0.2 * size)] + [size // 4] * len(modes)
+            counts = split(0.8 * size, 0.2 * size) + [size // 4] * len(modes)
             continue  # q is good as it is: only more draws are needed
         learned = learn(result.draws, result.smoothed, rng)
         if learned is None:  # too few effective draws for a covariance: more of the same
-            fresh, counts = defence + fresh[2 : 2 + len(modes)], [int(0.8 * size), int(0.2 * size)]
-            counts += [size // 4] * len(modes)
+            fresh = defence + fresh[len(defence) : len(defence) + len(modes)]
+            counts = split(0.8 * size, 0.2 * size) + [size // 4] * len(modes)
         else:
-            mixture, shares = learned
+            mixture, parts = learned
             fresh = defence + mixture
-            counts = [size // 10, size // 6, *(np.maximum(16, shares * 0.75 * size)).astype(int)]
+            counts = split(size // 10, size // 6) + [int(n) for n in np.maximum(16, parts * 0.75 * size)]
     assert result is not None
     return result
 

@@ -10,7 +10,7 @@ from scipy.special import gammaln, logsumexp
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.pareto import effective_size
 from lowerbound.expectations.noise import stratified_normals, student_scales
-from lowerbound.families import Block, DenseGaussian, FlowBlock, SinhArcsinhBlock
+from lowerbound.families import Block, DenseGaussian, FlowBlock, MixtureBlock, SinhArcsinhBlock
 
 #: Degrees of freedom of learned components: heavier than a Gaussian's tails, with finite fourth moments.
 _DEGREES = 6.0
@@ -69,6 +69,13 @@ class Component:
             - 0.5 * p * np.log(nu * np.pi)
             - 0.5 * (nu + p) * np.log1p(distance / nu)
         )
+
+
+def about(q: Block, degrees: float) -> tuple[list[Component], np.ndarray]:
+    """The Student-t about q and its share; of a mixture one about each of its Gaussians, with theirs."""
+    if isinstance(q, MixtureBlock):
+        return [Component(c, degrees) for c in q.components], np.asarray(q.shares)
+    return [Component(q, degrees)], np.ones(1)
 
 
 def learn(

@@ -197,6 +197,7 @@ def judge(
         and w.bad == 0
         and not moved
         and not apart
+        and missing <= MISSING
     ):
         verdict = VerdictStatus.TRUSTED
         sentence = "q matches the posterior; its draws can be used as they are."

@@ -6,6 +6,7 @@ from lowerbound.families.dense import Dense, DenseGaussian
 from lowerbound.families.diagonal import Diagonal, DiagonalGaussian
 from lowerbound.families.flow import Flow, FlowBlock
 from lowerbound.families.low_rank import LowRank, LowRankGaussian
+from lowerbound.families.mixture import MixtureBlock
 from lowerbound.families.point_mass import Point, PointMass
 from lowerbound.families.product import BoundProduct, Product, ProductBlock
 from lowerbound.families.sinh_arcsinh import SinhArcsinh, SinhArcsinhBlock
@@ -26,6 +27,7 @@ __all__ = [
     "GaussianBlock",
     "LowRank",
     "LowRankGaussian",
+    "MixtureBlock",
     "Point",
     "PointMass",
     "Product",
