@@ -2,9 +2,9 @@
 
 ``lb.fit`` with no options, and ``AutoLowRankMultivariateNormal`` (Adam at 0.01, one particle, the rank that NumPyro
 chooses) until every mean is within 0.1 sd and every log sd within 0.1, or until it has spent 300 CPU seconds and three
-times what ``lb.fit`` took; each in a fresh process. The truth of ``hierarchy`` is exact, by quadrature over its scale; that of ``logistic`` is an
-importance sample of 16,384 draws from the Gaussian that ``lb.fit`` found, with k-hat and effective draws beside it:
-those weights are what makes it right, whatever the Gaussian.
+times what ``lb.fit`` took; each in a fresh process. The truth of ``hierarchy`` is exact, by quadrature over its scale;
+that of ``logistic`` is an importance sample of 16,384 draws from the Gaussian that ``lb.fit`` found, with k-hat and
+effective draws beside it: those weights are what makes it right, whatever the Gaussian.
 """
 
 from __future__ import annotations

@@ -311,3 +311,23 @@ def test_a_floor_too_low_to_hold_mass_is_let_pass():
     assert improper(kernel, q, q.sample(rng, 256), rng) == []
     kernel = Kernel(as_model(lb.LogDensity(lambda x: jnp.logaddexp(-0.5 * x**2, -10.0), ONE)))
     assert [t.sites for t in improper(kernel, q, q.sample(rng, 256), rng)] == [("x",)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_plateau_that_the_draws_cover_to_the_end_of_the_numbers(seed):
+    """1/x on (0, 1) is flat in the log-odds down to -745, where x is 0: rays from far out end before they are long."""
+    kernel = Kernel(as_model(lb.LogDensity(lambda x: -jnp.log(x), {"x": lb.Site(constraints.unit_interval)})))
+    rng = np.random.default_rng(seed)
+    draws = rng.uniform(-745, 0, (1024, 1))
+    q = DenseGaussian(np.array([-370.0]), np.array([[215.0]]))
+    assert [t.where for t in improper(kernel, q, draws, rng)] == ["x goes to 0"]
+
+
+def test_a_wide_but_proper_scale_is_let_pass():
+    """log x ~ N(0, 100²): its draws reach as far, and the density falls all the same."""
+    kernel = Kernel(
+        as_model(lb.LogDensity(lambda x: dist.LogNormal(0, 100).log_prob(x), {"x": lb.Site(constraints.positive)}))
+    )
+    rng = np.random.default_rng(0)
+    q = DenseGaussian(np.zeros(1), np.array([[100.0]]))
+    assert improper(kernel, q, q.sample(rng, 1024), rng) == []

@@ -58,14 +58,14 @@ def improper(kernel: Kernel, q: Block, draws: np.ndarray, rng: np.random.Generat
     Cost: twelve densities per coordinate (of at most 96), and some calls where one seems not to fall.
     """
     p = kernel.dimension
-    x = draws[rng.choice(len(draws), _DRAWS, replace=len(draws) < _DRAWS)]
+    bounded = np.ones(p, bool)
+    for s in kernel.model.sites.values():
+        bounded[s.slice] = not is_real(s.support)
+    x = _starts(draws, bounded, rng)
     with np.errstate(all="ignore"):
         sd = np.std(draws, axis=0)
         sd = np.where(np.isfinite(sd) & (sd > 0), sd, 1.0)
         centre = kernel(x)[0]
-    bounded = np.ones(p, bool)
-    for s in kernel.model.sites.values():
-        bounded[s.slice] = not is_real(s.support)
     found: list[Tail] = []
     directions = _directions(kernel, q, draws, sd, bounded)
     rays = [_Ray.along(d, bounded) for d, _ in directions]
@@ -78,6 +78,19 @@ def improper(kernel: Kernel, q: Block, draws: np.ndarray, rng: np.random.Generat
         if flat.sum() > len(x) / 2:
             found.append(_tail(kernel, d, x[flat.argmax()] + ray.reach[-1] * d, coordinate))
     return found
+
+
+def _starts(draws: np.ndarray, bounded: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Some of the draws; where they reach far along an edge, those nearest to its middle.
+
+    A plateau that float64 cuts off is followed to its end otherwise, where the density is not finite and no slope is
+    seen. What holds on almost every ray holds on those from any part of the posterior.
+    """
+    if bounded.any():
+        out = np.abs(draws[:, bounded]).max(1)
+        if out.max() > _EDGE[0]:
+            return draws[np.argsort(out)[:_DRAWS]]
+    return draws[rng.choice(len(draws), _DRAWS, replace=len(draws) < _DRAWS)]
 
 
 def _directions(kernel: Kernel, q: Block, draws: np.ndarray, sd: np.ndarray, bounded: np.ndarray) -> list:
