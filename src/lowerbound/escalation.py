@@ -226,7 +226,7 @@ class Escalation:
         if self._better(best, new, "mixture", reason, began) is best:
             return best, assessment
         found = self.review(new, assess(new.weighed, self.seed))
-        if assessment.verdict.trusted and not found.verdict.trusted:
+        if not found.verdict.trusted:  # another family about one mode, with the others beside it, may still be
             self.trials[-1] = self.trials[-1]._replace(kept=False)
             return best, assessment
         return new, found
@@ -265,7 +265,9 @@ class Escalation:
             new = None
             if q is not None:
                 modes, rule = best.weighed.modes, FromGaussian().rule()
-                weighed = weigh_up(kernel, q, Status.CONVERGED, rule, modes, 0.0, self.seed, self.num_draws)
+                weighed = weigh_up(
+                    kernel, q, Status.CONVERGED, rule, modes, best.weighed.missing, self.seed, self.num_draws
+                )
                 new = Attempt(kernel, name, FromGaussian.name, Status.CONVERGED, weighed, best.moved)
             better = self._better(best, new, name, reason, began)
             if better is not best:

@@ -66,7 +66,7 @@ class Posterior:
         log_weights: log p(x, z) - log r(z) of the weighted draws ``[n]``, unnormalised.
         trace: ELBO by step.
         timings: Wall seconds: ``compile``, ``fit``, ``check`` (what the verdict cost), ``escalation`` (what was tried
-            beyond), ``total``.
+            beyond, with its own compilation), ``total``.
         counts: ``steps``, and ``evaluations`` of the log density and its gradient.
         seed: The seed of the fit.
         versions: Of the libraries that made it.

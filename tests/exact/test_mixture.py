@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.scipy.special import logsumexp
 from scipy import stats
 
 import lowerbound as lb
+from lowerbound.algorithms.modes import Census
+from lowerbound.algorithms.pattern import Iterate
+from lowerbound.algorithms.search import End
+from lowerbound.diagnostics.each_mode import unlike
 from lowerbound.diagnostics.importance import weigh
 from lowerbound.diagnostics.proposals import about
 from lowerbound.families import DenseGaussian, MixtureBlock
@@ -160,3 +167,75 @@ def test_weights_of_a_wrong_mixture_put_it_right():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.isfinite(w.smoothed).all()
+
+
+def gaussians(shares, means, sds):
+    shares, means, sds = np.asarray(shares), np.asarray(means, float), np.asarray(sds)
+    p = means.shape[1]
+
+    def density(x):
+        parts = jnp.log(shares) - 0.5 * jnp.sum((x - means) ** 2, 1) / sds**2 - p * jnp.log(sds)
+        return logsumexp(parts)
+
+    mean = shares @ means
+    return (
+        lb.LogDensity(density, {"x": lb.Site(shape=(p,))}),
+        mean,
+        np.sqrt(shares @ (sds[:, None] ** 2 + (means - mean) ** 2)),
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_narrow_mode_beside_the_second(seed):
+    """The first mode is 15 sds from it: it is seen from the second alone."""
+    density, mean, sd = gaussians([0.3, 0.4, 0.3], [[4, 0, 0, 0], [14, 0, 0, 0], [14, 5, 0, 0]], [1, 1, 0.5])
+    posterior = lb.fit(density, seed=seed)
+    assert posterior.verdict.trusted and len(posterior.verdict.modes) == 3
+    assert np.all(np.abs(posterior.mean()["x"] - mean) < 0.1 * sd)
+
+
+def test_sixteen_modes_of_a_product():
+    means = np.array(list(itertools.product([4.0, -4.0], repeat=4)))
+    shares = np.prod(np.where(means > 0, 0.75, 0.25), 1)
+    density, mean, sd = gaussians(shares, means, np.ones(16))
+    posterior = lb.fit(density)
+    assert posterior.verdict.trusted and len(posterior.verdict.modes) >= 15
+    assert np.all(np.abs(posterior.mean()["x"] - mean) < 0.1 * sd)
+
+
+@pytest.mark.parametrize(("scale", "fault"), [(1.0, False), (1.6, True)])
+def test_chains_inside_each_mode(scale, fault):
+    """The weighted draws of the second mode with its sd too large, or right."""
+    density, m = target(scales=(1.0, 1.0), shares=(0.5, 0.5), distance=20.0, p=2)
+    kernel = Kernel(as_model(density))
+    modes = [DenseGaussian(np.full(2, c), np.eye(2)) for c in (0.0, m)]
+    rng = np.random.default_rng(0)
+    weighted = weigh(kernel, MixtureBlock.of(modes, np.ones(2)), [], rng)
+    centre = np.where((weighted.draws.sum(1) > m)[:, None], m, 0.0)
+    spread = np.where(centre > 0, scale, 1.0)
+    weighted = replace(weighted, draws=centre + spread * (weighted.draws - centre))
+    said = unlike(kernel, modes, weighted, rng, budget=10**6)
+    assert bool(said) == fault
+    if fault:
+        assert "in one of the modes move x[" in said[0]
+
+
+def test_modes_without_end_are_said_to_be_unfinished():
+    census = Census(_waves, [_at(0.0)])  # pyright: ignore
+    for k in (1, 2, 3):
+        census.take([_end(0.0), _end(20.0 * k), _end(20.0 * k)], lambda e: _at(float(e.x[0])))
+    assert census.result()[2] >= 0.5
+    census.take([_end(20.0), _end(40.0)], lambda e: None)
+    assert census.result()[2] < 0.2
+
+
+def _waves(x):
+    return 5 * np.cos(2 * np.pi * x[:, 0] / 20), np.zeros_like(x)
+
+
+def _at(x: float) -> Iterate:
+    return Iterate(DenseGaussian(np.array([x]), np.eye(1)), np.zeros((2, 1)), 0.0, 0.0, np.zeros((2, 1)))
+
+
+def _end(x: float) -> End:
+    return End(np.array([x]), 0.0, np.zeros(1), np.eye(1), True)

@@ -15,14 +15,17 @@ import numpy as np
 from lowerbound.algorithms.base import Mode
 from lowerbound.algorithms.pattern import Iterate
 from lowerbound.algorithms.search import End, Search
+from lowerbound.families import GaussianBlock
 from lowerbound.kernel import Kernel
 
 #: Nats by which a mode's ELBO may be lower and it still matters: e^-12 of the mass.
 _GAP = 12.0
 #: ... and by which it may be lower and still be one of several alike.
 _ALIKE = 3.0
-#: Batches of searches, at most.
-_BATCHES = 4
+#: Batches of searches from the usual starts, and modes that are searched around, at most.
+_BATCHES, _AROUND = 4, 8
+#: Share of modes that counts as missing where the last batch met a new one all the same.
+_UNFINISHED = 0.5
 #: Nats that a search for the peak itself may still promise, and sds between two peaks that are one.
 _EXACT, _NEAR = 1e-3, 0.5
 #: Nats by which the density dips between two points of different modes.
@@ -41,10 +44,11 @@ class Census:
     owner: list[int] = field(default_factory=lambda: [0])
     batches: int = 0
     grown: bool = False
+    around: list[int] = field(default_factory=list)
 
     def take(self, ends: Sequence[End], walk: Callable[[End], Iterate | None]) -> None:
         """Count the ends of one batch of searches; ``walk`` leads from an end to a mode, or nowhere."""
-        before = len(self.found)
+        before = len(self._relevant())
         for end in ends:
             if not end.converged or self._seen(end.x):
                 continue
@@ -52,7 +56,20 @@ class Census:
             if there is not None and not self._seen(there.q.mean):
                 self._add(there, end.x)
         self.batches += 1
-        self.grown = len(self.found) > before
+        self.grown = len(self._relevant()) > before
+
+    def _relevant(self) -> set[int]:
+        """Peaks whose mode matters beside the best."""
+        best = max(m.elbo for m in self.found)
+        return {self.owner[i] for i, m in enumerate(self.found) if m.elbo > best - _GAP}
+
+    def next_about(self) -> GaussianBlock | None:
+        """A mode that has not been searched around yet; None if there is none, or many have been."""
+        left = [i for i in sorted(self._relevant()) if i not in self.around]
+        if not left or len(self.around) >= _AROUND:
+            return None
+        self.around.append(left[0])
+        return self.found[left[0]].q
 
     def _seen(self, x: np.ndarray) -> bool:
         for i, mode in enumerate(self.found):
@@ -109,7 +126,7 @@ class Census:
     @property
     def complete(self) -> bool:
         """Whether there is a single mode, or the last batch met none that is new, or it has been long enough."""
-        return len(self.found) == 1 or not self.grown or self.batches >= _BATCHES
+        return len(self.found) == 1 or not self.grown or self.batches - len(self.around) >= _BATCHES
 
     def result(self) -> tuple[Iterate, list[Mode], float]:
         """The best, the others that matter, and the estimated share of searches that would find a new peak."""
@@ -122,6 +139,8 @@ class Census:
         alike = {self.owner[i] for i in near if self.found[i].elbo > best.elbo - _ALIKE}
         once = sum(hits[o] <= 1 for o in alike)
         missing = once / max(sum(hits.values()), 1) if len(hits) > 1 else 0.0
+        if len(hits) > 1 and self.grown:  # it ended because there was no end to it
+            missing = max(missing, _UNFINISHED)
         home = self.owner[order[0]]
         others = [
             Mode(m.q.mean, m.q.covariance(), m.elbo, self.owner[i] != home) for i in near[1:] for m in [self.found[i]]

@@ -187,16 +187,16 @@ class ScoreRegression(Algorithm):
     # -- other modes -------------------------------------------------------------------------------
 
     def _census(self, state: _State) -> None:
-        """Count the modes in which searches ended, some from far out too; where there are several, search again."""
+        """Count the modes in which searches ended; search around each, and where there are several once more."""
         walk = state.walk
         assert walk is not None
-        first = state.census is None
         if state.census is None:
             state.census = Census(state.ground.kernel, [walk.current])
         state.census.take(state.search.ends(), lambda end: self._explore(state, walk.current, end))
-        if first or not state.census.complete:
-            about = walk.current.q if first else None
-            state.search = Search(state.ground.kernel, state.ground.rng, about=about)
+        about = state.census.next_about()
+        if about is not None or not state.census.complete:
+            known = [m.q for m in state.census.found]
+            state.search = Search(state.ground.kernel, state.ground.rng, about=about, known=known)
             while not state.search.done:
                 state.search.step()
             return

@@ -17,6 +17,7 @@ regressions in raw units.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,7 @@ class Search:
         tolerance: A search ends when its next step promises less than this many nats.
         about: A Gaussian: start far out from it, on all sides, with its covariance for the inverse curvature. By
             default the starts are spread about the origin.
+        known: Gaussians at modes that are known already, ``about`` among them.
         starts: Points ``[s, p]`` to start from instead; ``about`` then gives the inverse curvature alone.
     """
 
@@ -66,6 +68,7 @@ class Search:
         max_steps: int = 200,
         tolerance: float = 0.02,
         about: GaussianBlock | None = None,
+        known: Sequence[GaussianBlock] = (),
         starts: np.ndarray | None = None,
     ):
         self.kernel, self.rng = kernel, rng
@@ -78,7 +81,7 @@ class Search:
         elif about is None:
             self.x, self.value, self.gradient = starting_points(kernel, rng)
         else:
-            self.x, self.value, self.gradient = surrounding_points(kernel, rng, about)
+            self.x, self.value, self.gradient = surrounding_points(kernel, rng, about, known)
         s, p = self.x.shape
         self.dense = p <= DENSE_SEARCH
         self.curvature: list[DenseInverse | LimitedInverse] = [
@@ -241,16 +244,17 @@ def starting_points(kernel: Kernel, rng: np.random.Generator) -> tuple[np.ndarra
 _RADII = np.array([5.0, 10.0, 20.0, 40.0])
 
 
-#: Points of the cloud in which other modes are looked for: at first, with each dimension twice as many, and at most.
-_SCANNED, _DOUBLED, _MOST_SCANNED = 1024, 20, 2**16
+#: Points of the cloud in which other modes are looked for: in one dimension and above _SEEN of them, where no number
+#: would do; in between four times as many with each dimension, up to the most.
+_SCANNED, _SEEN, _MOST_SCANNED = 1024, 20, 2**16
 #: ... and the arithmetic that it may cost (about a fifth of a second), and how many of its points are searched from.
 _SCAN, _OUTLYING = 1.3e9, 8
-#: Slope outwards, in nats for a doubling of the distance, from which a point is uphill of something else.
+#: Slope outwards, in nats for every factor e in the distance, from which a point is uphill of something else.
 _OUTWARD = 1.0
 
 
 def surrounding_points(
-    kernel: Kernel, rng: np.random.Generator, q: GaussianBlock
+    kernel: Kernel, rng: np.random.Generator, q: GaussianBlock, known: Sequence[GaussianBlock] = ()
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Starts about a Gaussian: pairs on opposite sides at several distances, and points that lead elsewhere.
 
@@ -271,23 +275,25 @@ def surrounding_points(
         x[bad] = mean + 0.5 * (x[bad] - mean)
         value[bad], gradient[bad] = kernel(x[bad])
     ok = np.isfinite(value) & np.isfinite(gradient).all(1)
-    found, value_there, gradient_there = _outlying(kernel, rng, q)
+    found, value_there, gradient_there = _outlying(kernel, rng, q, known or [q])
     joined = np.concatenate
     return joined([x[ok], found]), joined([value[ok], value_there]), joined([gradient[ok], gradient_there])
 
 
-def _outlying(kernel: Kernel, rng: np.random.Generator, q: GaussianBlock) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The points of a cloud of Student-t's about q that q explains least.
+def _outlying(
+    kernel: Kernel, rng: np.random.Generator, q: GaussianBlock, known: Sequence[GaussianBlock]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The points of a cloud of Student-t's about q that the known modes explain least.
 
-    First those where the density rises away from q's mean m. A log-concave density has none, except for the little by
-    which its peak is not at m, since  (x - m)' grad log p(x) <= log p(x) - log p(m).  Within reach of another peak,
-    on its near side, the slope is outward whatever the peak's width: in p dimensions such a region may be small,
-    hence the number of points. Then those whose density is highest against that of a Cauchy about q, whose tails leave
-    least to be surprised at.
+    First those where the density rises away from the mean m of every known mode. A log-concave density has none, except
+    for the little by which its peak is not at m, since  (x - m)' grad log p(x) <= log p(x) - log p(m);  nor have the
+    ways between known modes. Within reach of another peak, on its near side, the slope is outward whatever the peak's
+    width: in p dimensions such a region may be small, hence the number of points. Then those whose density is highest
+    against that of a Cauchy about the nearest mode, whose tails leave least to be surprised at.
     """
     p = kernel.dimension
-    doubled = min(p - 1, 6) if p <= _DOUBLED else 0
-    count = int(np.clip(_SCAN / kernel.price, _SCANNED, min(_SCANNED * 2**doubled, _MOST_SCANNED)))
+    most = min(_SCANNED * 4 ** min(p - 1, 3), _MOST_SCANNED) if p <= _SEEN else _SCANNED
+    count = int(np.clip(_SCAN / kernel.price, _SCANNED, most))
     best: list[np.ndarray] = [np.empty((0, p)), np.empty(0), np.empty((0, p)), np.empty(0, bool), np.empty(0)]
     for begin in range(0, count, _SCANNED):
         if begin and kernel.late:
@@ -299,9 +305,11 @@ def _outlying(kernel: Kernel, rng: np.random.Generator, q: GaussianBlock) -> tup
         x = q.transform(noise)
         value, gradient = kernel(x)
         with np.errstate(all="ignore"):
-            square = (noise**2).sum(1)
-            outward = ((x - q.mean) * gradient).sum(1) > _OUTWARD
-            surprise = value + 0.5 * (1 + p) * np.log1p(square)
+            squares = np.stack([(k.whiten(x) ** 2).sum(1) for k in known])
+            cauchy = -0.5 * (1 + p) * np.log1p(squares) - np.array([[float(k.log_det())] for k in known])
+            square = squares[cauchy.argmax(0), np.arange(len(x))]
+            outward = np.all([((x - k.mean) * gradient).sum(1) > _OUTWARD for k in known], axis=0)
+            surprise = value - cauchy.max(0)
         usable = np.isfinite(value) & np.isfinite(gradient).all(1) & (outward | (square > p + 4 * np.sqrt(2 * p)))
         found = (x, value, gradient, outward, surprise)
         some = [np.concatenate([a, b[usable]]) for a, b in zip(best, found, strict=True)]

@@ -14,7 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lowerbound.algorithms.base import Mode, Status
+from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.chains import MISSED, Chains, missed, run_chains
+from lowerbound.diagnostics.each_mode import nearest, unlike
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.evidence import Evidence, sandwich
 from lowerbound.diagnostics.importance import Weighted, weigh
@@ -26,11 +28,12 @@ from lowerbound.diagnostics.verdict import (
     VerdictStatus,
     judge,
     judge_chains,
+    judge_modes,
     judge_point,
     judge_tails,
     judge_unchecked,
 )
-from lowerbound.families import Block, MixtureBlock, TransportedBlock
+from lowerbound.families import Block, DenseGaussian, DiagonalGaussian, GaussianBlock, MixtureBlock, TransportedBlock
 from lowerbound.kernel import Kernel
 from lowerbound.sites import SiteMap
 
@@ -181,8 +184,11 @@ def assess(weighed: Weighed, seed: int, *, patience: int = 1) -> Assessment:
             chains = dataclasses.replace(chains, missed=missed(chains, q, weighted))
         if chains is None and isinstance(q, TransportedBlock) and verdict.trusted and not several:
             verdict = judge_unchecked(verdict)
+        if several and verdict.trusted and (chains is None or not chains.mixed):
+            said = unlike(kernel, _held(q, modes), weighted, rng, budget=budget)
+            verdict = judge_modes(verdict, said)
         if chains is not None and several and not chains.mixed:
-            chains = None  # they stay where they began, as chains do between modes: nothing is said
+            chains = None  # they stay where they began, as chains do between modes
         if chains is not None and chains.missed >= MISSED and verdict.trusted:
             chains = None  # the weights have been where the chains were not
         if chains is not None:
@@ -261,16 +267,18 @@ def _resampled(weighted: Weighted) -> np.ndarray:
 
 def _masses(q: Block, modes: list[Mode], weighted: Weighted) -> tuple[float, ...]:
     """Posterior mass of each mode: the weight of the draws that are nearest to it, q's own first."""
-    x = weighted.draws
-    own = q.components if isinstance(q, MixtureBlock) else (q,)
-    beside = [] if isinstance(q, MixtureBlock) else modes
-    centres = [*(np.asarray(b.mean) for b in own), *(m.mean for m in beside)]
-    scales = [*(np.sqrt(np.asarray(b.variance())) for b in own), *(np.sqrt(np.diagonal(m.covariance)) for m in beside)]
-    distance = np.stack(
-        [(((x - c) / s) ** 2).sum(1) + 2 * np.log(s).sum() for c, s in zip(centres, scales, strict=True)]
-    )
-    mass = np.bincount(distance.argmin(0), weights=np.exp(weighted.smoothed), minlength=len(centres))
+    held = _held(q, modes)
+    labels = nearest(held, weighted.draws)
+    mass = np.bincount(labels, weights=np.exp(weighted.smoothed), minlength=len(held))
     return tuple(float(m) for m in mass / mass.sum())
+
+
+def _held(q: Block, modes: list[Mode]) -> list[GaussianBlock]:
+    """A Gaussian for each mode: q's own first."""
+    if isinstance(q, MixtureBlock):
+        return list(q.components)
+    own = q if isinstance(q, GaussianBlock) else DiagonalGaussian(np.asarray(q.mean), np.sqrt(np.asarray(q.variance())))
+    return [own, *(DenseGaussian(m.mean, root(m.covariance)) for m in modes if m.separate)]
 
 
 def _point(q: Block, verdict: Verdict) -> Assessment:

@@ -219,7 +219,7 @@ def judge(
         if w.log_evidence_se >= EVIDENCE_SE:
             why.append(f"the log evidence is known to {w.log_evidence_se:.2g} nats only")
         if missing > MISSING:
-            why.append(f"{len(apart) + 1} modes were found, many of them once: there are probably more")
+            why.append("modes were found once each, or to the end of the search: there are probably more")
         if not shift.agree:
             why.append("two halves of the weighted draws disagree")
         sentence = "q does not match the posterior and could not be corrected: " + ", ".join(why) + "."
@@ -328,6 +328,19 @@ def judge_chains(verdict: Verdict, chains: Chains, q: Drift, reported: Drift, na
     if chains.usable:
         sentence += " The draws returned are those of short chains, which are nearer but have not mixed."
     return replace(verdict, **changes, sentence=sentence)
+
+
+def judge_modes(verdict: Verdict, said: list[str]) -> Verdict:
+    """NOT_TRUSTED where chains inside some mode disagree with the weights; they cannot put it right."""
+    if not said:
+        return verdict
+    return replace(
+        verdict,
+        status=VerdictStatus.NOT_TRUSTED,
+        sentence=f"several modes were found and weighed, but {said[0]}.",
+        reasons=(*verdict.reasons, *said),
+        next_step=_NEXT,
+    )
 
 
 def judge_unchecked(verdict: Verdict) -> Verdict:
