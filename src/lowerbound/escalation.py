@@ -323,7 +323,7 @@ def mix(q: GaussianBlock, modes: list[Mode], weighed: Weighed) -> MixtureBlock:
     weighted = weighed.weighted
     assert weighted is not None
     components = [DenseGaussian(np.asarray(q.mean), root(np.asarray(q.covariance())))]
-    components += [DenseGaussian(m.mean, root(m.covariance)) for m in modes]
+    components += [m.gaussian for m in modes]
     elbos = np.array([weighted.elbo, *(m.elbo for m in modes)])
     mixture = MixtureBlock.of(components, np.exp(elbos - elbos.max()) + _SMALLEST)
     if weighted.effective < _FOR_SHARES:

@@ -89,13 +89,16 @@ class Kernel:
             f = jax.vmap(jax.value_and_grad(traced.call), in_axes=(0, None))
             self.arguments = jax.device_put(traced.arguments)
             try:
-                self._program, self.cache_hit = compile_once(f, points, self.arguments)
-            except (ValueError, NotImplementedError) as e:  # JAX's way to say that there is no derivative
+                lowered = jax.jit(f).lower(points, self.arguments)
+            except (ValueError, NotImplementedError) as e:
+                # How JAX says that an operation has no derivative (a while_loop, a callback) or no batched form. What
+                # the compiler itself may raise later is not the model's fault, and passes.
                 raise ModelError(
                     f"the log density of {model.name!r} has no gradient that JAX can compute, or cannot be evaluated "
                     f"at many points at once: {str(e).splitlines()[0]} A callback needs jax.custom_jvp with its "
                     "derivative and vmap_method=...; a while_loop has to become a scan or a fori_loop of fixed length."
                 ) from e
+            self._program, self.cache_hit = compile_lowered(lowered, points, self.arguments)
         self.flops = _flops(self._program) / self.batch
 
     @property
@@ -232,7 +235,11 @@ def _sizes(jaxpr: Any) -> Iterator[int]:
 
 def compile_once(fn: Callable, *arguments: Any) -> tuple[Any, bool]:
     """Compile ``fn`` for these argument shapes; a program met before in this process is not compiled again."""
-    lowered = jax.jit(fn).lower(*arguments)
+    return compile_lowered(jax.jit(fn).lower(*arguments), *arguments)
+
+
+def compile_lowered(lowered: Any, *arguments: Any) -> tuple[Any, bool]:
+    """Compile what ``jax.jit(fn).lower(*arguments)`` gave, or take it from memory; and whether it was there."""
     # Arguments that the program does not read are not in its text, so the shapes are part of the key.
     shapes = str(
         jax.tree_util.tree_map(

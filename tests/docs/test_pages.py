@@ -241,13 +241,12 @@ def test_the_thresholds_of_the_chains_are_those_in_the_code():
     (accept, steps), (finer, more) = chains._PACES
     *first, last = chains.STAGES
     for said in (
-        f"After {', '.join(map(str, first))} and {last} transitions (and {chains._SHORT} above {chains._DENSE:,} "
-        "dimensions)",
+        f"After {', '.join(map(str, first))} and {last} transitions",
         f"{chains._WARMUP} transitions of warm-up ({chains._SHORT} above {chains._DENSE:,} dimensions) adapt the step "
         f"size h to an acceptance of {accept:g}",
         f"and {steps} leapfrog steps at most",
         f"with an acceptance of {finer:g} and up to {more} steps",
-        f"{2 * chains._SHORT} to {chains._WARMUP + last} transitions a pace",
+        f"{chains._SHORT + chains.STAGES[0]} to {chains._WARMUP + last} transitions a pace",
         f"an R-hat above {chains._APART:g}, more than {chains._HOPELESS:.1%} of the transitions divergent",
         f"split R-hat below {chains.R_HAT:g},",
         f"at least {chains.EFFECTIVE} effective draws of every coordinate",

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 import lowerbound as lb
+from lowerbound.algorithms.score_regression import _affine
 from lowerbound.diagnostics import VerdictStatus
+from lowerbound.fitting import as_model
+from lowerbound.kernel import Kernel
 
 EPS = np.finfo(float).eps
 LOG_EVIDENCE = 12.5
@@ -100,3 +103,17 @@ def test_the_seed_does_not_matter_to_the_answer():
     answers = [_fit(np.arange(4.0), whiten, seed=s) for s in (0, 1, 17)]
     for a in answers:
         _assert_solved(a, np.arange(4.0), whiten, 1e-10)
+
+
+@pytest.mark.parametrize(("cubic", "affine"), [(0.0, True), (1.0, False)])
+def test_affine_scores_are_recognised_in_one_batch(cubic, affine):
+    """A correlated Gaussian far from the origin, and the same with a third power of one coordinate of a hundred."""
+    rng = np.random.default_rng(3)
+    whiten = rng.standard_normal((100, 100))
+
+    def density(x):
+        return -0.5 * jnp.sum((whiten @ (x - 30.0)) ** 2) + cubic * x[7] ** 3
+
+    kernel = Kernel(as_model(lb.LogDensity(density, {"x": lb.Site(shape=(100,))})))
+    assert _affine(kernel, rng) == affine
+    assert kernel.evaluations <= kernel.batch

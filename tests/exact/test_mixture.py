@@ -13,9 +13,6 @@ from jax.scipy.special import logsumexp
 from scipy import stats
 
 import lowerbound as lb
-from lowerbound.algorithms.modes import Census
-from lowerbound.algorithms.pattern import Iterate
-from lowerbound.algorithms.search import End
 from lowerbound.diagnostics.each_mode import unlike
 from lowerbound.diagnostics.importance import weigh
 from lowerbound.diagnostics.proposals import about
@@ -67,7 +64,12 @@ def test_the_entropy_in_one_dimension(distance):
     x = np.linspace(-12, distance + 12, 200_001)[:, None]
     log_q = q.log_prob(x)
     exact = -np.trapezoid(np.exp(log_q) * log_q, x[:, 0])
-    assert float(q.entropy()) == pytest.approx(exact, abs=1e-9 if distance in (0.0, 30.0) else 0.01)
+    # What is not in closed form is an average of log r_k over 2,048 draws of each component.
+    log_r = np.log(np.maximum(q.responsibilities(x), 1e-300))
+    density = np.stack([np.exp(c.log_prob(x)) for c in q.components], 1)
+    first, second = (np.trapezoid(density * log_r**k, x, axis=0) for k in (1, 2))
+    error = q.shares @ np.sqrt(np.maximum(second - first**2, 0) / 2048)
+    assert float(q.entropy()) == pytest.approx(exact, abs=5 * error + 1e-8)
 
 
 def test_rescale_is_the_change_of_variables():
@@ -218,24 +220,3 @@ def test_chains_inside_each_mode(scale, fault):
     assert bool(said) == fault
     if fault:
         assert "in one of the modes move x[" in said[0]
-
-
-def test_modes_without_end_are_said_to_be_unfinished():
-    census = Census(_waves, [_at(0.0)])  # pyright: ignore
-    for k in (1, 2, 3):
-        census.take([_end(0.0), _end(20.0 * k), _end(20.0 * k)], lambda e: _at(float(e.x[0])))
-    assert census.result()[2] >= 0.5
-    census.take([_end(20.0), _end(40.0)], lambda e: None)
-    assert census.result()[2] < 0.2
-
-
-def _waves(x):
-    return 5 * np.cos(2 * np.pi * x[:, 0] / 20), np.zeros_like(x)
-
-
-def _at(x: float) -> Iterate:
-    return Iterate(DenseGaussian(np.array([x]), np.eye(1)), np.zeros((2, 1)), 0.0, 0.0, np.zeros((2, 1)))
-
-
-def _end(x: float) -> End:
-    return End(np.array([x]), 0.0, np.zeros(1), np.eye(1), True)

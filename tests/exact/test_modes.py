@@ -75,6 +75,27 @@ def test_the_census_counts():
     assert census.result()[2] == 0.0
 
 
+def test_a_search_that_meets_new_modes_to_its_end_is_unfinished():
+    census = Census(two_sided, [at(0.0)])  # pyright: ignore
+    for k in (1, 2, 3):
+        census.take([end(0.0), end(20.0 * k), end(20.0 * k)], lambda e: at(float(e.x[0])))
+    assert census.result()[2] >= 0.5
+    census.take([end(20.0), end(40.0)], lambda e: None)
+    assert census.result()[2] < 0.2
+
+
+def test_a_better_mode_that_makes_others_vanish_is_news():
+    """Beside a mode 20 nats higher the first two no longer matter: fewer modes than before, and one of them new."""
+    census = Census(two_sided, [at(0.0)])  # pyright: ignore
+    census.take([end(20.0)], lambda e: at(20.0))
+    assert census.grown
+    census.take([end(-20.0)], lambda e: at(-20.0, elbo=20.0))
+    assert census.grown
+    about = census.next_about()
+    assert about is not None and about.mean[0] == -20.0
+    assert census.next_about() is None
+
+
 def test_modes_far_below_do_not_matter():
     census = Census(two_sided, [at(0.0)])  # pyright: ignore
     census.take([end(20.0)], lambda e: at(20.0, elbo=-13.0))

@@ -85,6 +85,18 @@ def test_whiten_and_log_det_give_log_prob(subject: Subject):
 
 
 @gaussians
+def test_a_draw_is_as_far_from_the_mean_as_its_noise(subject: Subject):
+    # What the chains take for the energy of a velocity. (Low-rank blocks have more noise than dimensions.)
+    q = subject.block
+    noise = np.random.default_rng(15).standard_normal((40, q.noise_dimension))
+    distance = (q.whiten(q.transform(noise)) ** 2).sum(1)
+    if q.noise_dimension == q.dimension:
+        np.testing.assert_allclose(distance, (noise**2).sum(1), rtol=1e-9)
+    else:
+        assert (distance < (noise**2).sum(1)).all()
+
+
+@gaussians
 def test_whitened_draws_are_standard_normal(subject: Subject):
     q = subject.block
     e = q.whiten(q.sample(np.random.default_rng(9), DRAWS))

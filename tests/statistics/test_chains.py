@@ -145,3 +145,13 @@ def test_a_spike_that_no_chain_has_entered(visited):
         assert found < 0.01
     else:  # the weight of few draws: 0.2 on average
         assert 0.05 < found < 0.5
+
+
+@pytest.mark.parametrize(("patience", "transitions"), [(1, 200), (2, 400)])
+def test_patience_is_more_transitions(monkeypatch, patience, transitions):
+    """Where nothing is ever enough."""
+    monkeypatch.setattr("lowerbound.diagnostics.chains.EFFECTIVE", np.inf)
+    kernel = Kernel(as_model(lb.LogDensity(lambda x: -0.5 * x**2, {"x": lb.Site()})))
+    rng, q = np.random.default_rng(0), DenseGaussian(np.zeros(1), np.eye(1))
+    chains = run_chains(kernel, q, weigh(kernel, q, [], rng), rng, patience=patience)
+    assert chains is not None and len(chains.draws) == transitions

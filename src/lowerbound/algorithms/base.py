@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lowerbound.algorithms.quasi_newton import root
 from lowerbound.errors import IncompatibleError
-from lowerbound.families.base import Block, Family
+from lowerbound.families import Block, DenseGaussian, Family
 from lowerbound.kernel import Kernel
 
 
@@ -70,6 +71,11 @@ class Mode(NamedTuple):
     covariance: np.ndarray
     elbo: float
     separate: bool = True
+
+    @property
+    def gaussian(self) -> DenseGaussian:
+        """As a block."""
+        return DenseGaussian(self.mean, root(self.covariance))
 
 
 def check_positive(owner: str, **options: float) -> None:

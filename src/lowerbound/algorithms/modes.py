@@ -48,7 +48,7 @@ class Census:
 
     def take(self, ends: Sequence[End], walk: Callable[[End], Iterate | None]) -> None:
         """Count the ends of one batch of searches; ``walk`` leads from an end to a mode, or nowhere."""
-        before = len(self._relevant())
+        before = self._relevant()
         for end in ends:
             if not end.converged or self._seen(end.x):
                 continue
@@ -56,7 +56,7 @@ class Census:
             if there is not None and not self._seen(there.q.mean):
                 self._add(there, end.x)
         self.batches += 1
-        self.grown = len(self._relevant()) > before
+        self.grown = not self._relevant() <= before
 
     def _relevant(self) -> set[int]:
         """Peaks whose mode matters beside the best."""

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 from lowerbound.algorithms.base import Mode, Status
-from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.chains import MISSED, Chains, missed, run_chains
 from lowerbound.diagnostics.each_mode import nearest, unlike
 from lowerbound.diagnostics.estimate import Estimate
@@ -33,7 +32,7 @@ from lowerbound.diagnostics.verdict import (
     judge_tails,
     judge_unchecked,
 )
-from lowerbound.families import Block, DenseGaussian, DiagonalGaussian, GaussianBlock, MixtureBlock, TransportedBlock
+from lowerbound.families import Block, DiagonalGaussian, GaussianBlock, MixtureBlock, TransportedBlock
 from lowerbound.kernel import Kernel
 from lowerbound.sites import SiteMap
 
@@ -166,7 +165,8 @@ def assess(weighed: Weighed, seed: int, *, patience: int = 1) -> Assessment:
         seed: Of the fit.
         patience: How many times as much as usual the chains may cost.
 
-    Cost: what the fit cost, or about two seconds, whichever is more; above 100 dimensions up to twice what it cost.
+    Cost: what the fit cost, or about two seconds, whichever is more; above 100 dimensions up to twice what
+    it cost. As much again where several modes are known, for the chains inside each.
     """
     kernel, q, modes, verdict, weighted = weighed.kernel, weighed.q, weighed.modes, weighed.verdict, weighed.weighted
     if weighted is None or weighed.shift is None:
@@ -278,7 +278,7 @@ def _held(q: Block, modes: list[Mode]) -> list[GaussianBlock]:
     if isinstance(q, MixtureBlock):
         return list(q.components)
     own = q if isinstance(q, GaussianBlock) else DiagonalGaussian(np.asarray(q.mean), np.sqrt(np.asarray(q.variance())))
-    return [own, *(DenseGaussian(m.mean, root(m.covariance)) for m in modes if m.separate)]
+    return [own, *(m.gaussian for m in modes if m.separate)]
 
 
 def _point(q: Block, verdict: Verdict) -> Assessment:

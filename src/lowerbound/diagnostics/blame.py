@@ -113,6 +113,8 @@ def blame(kernel: Kernel, x: np.ndarray, *, gradient: bool = False, kinds: tuple
                 outputs = record(density.jaxpr, arguments[:n], [root, *data])
             found = origin(outputs[0])
         except (TooLarge, jax.errors.JAXTypeError, NotImplementedError):
+            # Operations are run one by one here, and some cannot be outside a program (JAX says so in one of these
+            # ways). The message then names the site without the operation; there is no fault to report in that.
             return None
         if found is None or (found.operation is None and not found.path):
             return None

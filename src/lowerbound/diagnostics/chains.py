@@ -13,7 +13,7 @@ they must have been wherever the importance weights are (:func:`missed`).
 
 What they say about q is a shift (:class:`~lowerbound.diagnostics.shift.Drift`).
 
-Cost: about 6 kernel calls a transition, 32 to 440 transitions.
+Cost: about 6 kernel calls a transition, 46 to 440 transitions.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def _paced(walkers: Walkers, spent: int, patience: int) -> Chains | None:
     """Chains at the first pace, and at a finer one where that was not enough."""
     chains: Chains | None = None
     for accept, most_steps in _PACES:
-        walkers.accept, walkers.most_steps = accept, most_steps
+        walkers.pace(accept, most_steps)
         found = _run(walkers, spent, patience)
         if found is None:
             break
@@ -236,7 +236,6 @@ def _run(walkers: Walkers, spent: int, patience: int) -> Chains | None:
     """Warm up, then go on until mixed or hopeless; None if it cannot be afforded."""
     kernel = walkers.kernel
     count, p = walkers.x.shape
-    walkers.count = 0
     early: list[np.ndarray] = []
     for i in range(_WARMUP if p <= _DENSE else _SHORT):
         if kernel.evaluations >= spent or kernel.late:
@@ -251,7 +250,7 @@ def _run(walkers: Walkers, spent: int, patience: int) -> Chains | None:
     kept, scores, values = [], [], []
     chains: Chains | None = None
     stages = (*STAGES, *(STAGES[-1] * i for i in range(2, patience + 1)))
-    for stage in stages if p <= _DENSE else (_SHORT, *stages):
+    for stage in stages:
         for _ in range(min(stage, most) - len(kept)):
             if kernel.evaluations >= spent or kernel.late:
                 break
@@ -290,7 +289,7 @@ def _begin(
     start = weighted.draws[rng.choice(len(weight), count, p=weight)]
     for i, mode in enumerate(modes[:7]):
         some = slice(i, count, 8)
-        start[some] = DenseGaussian(mode.mean, root(mode.covariance)).sample(rng, len(start[some]))
+        start[some] = mode.gaussian.sample(rng, len(start[some]))
     variance = weight @ centred**2
     if not np.isfinite(variance).all() or (variance <= 0).any():
         return None

@@ -29,31 +29,22 @@ class Walkers:
         rng: Random numbers.
         x: Where the chains start, ``[chains, p]``.
         metric: The Gaussian whose covariance is S.
-        accept: Acceptance aimed at.
-        most_steps: Leapfrog steps of one trajectory, at most.
 
     Velocities w ~ N(0, S) in place of whitened momenta: w <- w + step S grad / 2, x <- x + step w, with kinetic
     energy w' S^{-1} w / 2. The same trajectories, and any form of S will do.
     """
 
-    def __init__(
-        self,
-        kernel: Kernel | Transported,
-        rng: np.random.Generator,
-        x: np.ndarray,
-        metric: GaussianBlock,
-        *,
-        accept: float = 0.9,
-        most_steps: int = 24,
-    ):
+    def __init__(self, kernel: Kernel | Transported, rng: np.random.Generator, x: np.ndarray, metric: GaussianBlock):
         self.kernel, self.rng, self.metric = kernel, rng, metric
         self.x = x
         self.value, self.gradient = kernel(x)
-        self.accept, self.most_steps = accept, most_steps
         # The largest stable step of a Gaussian falls as p^{-1/4} (Beskos et al. 2013).
         self.log_step = np.log(0.9 * x.shape[1] ** -0.25)
-        self.count = 0
         self.begin()
+
+    def pace(self, accept: float, most_steps: int) -> None:
+        """Adapt anew, to this acceptance, with at most so many leapfrog steps a trajectory. To be called first."""
+        self.accept, self.most_steps, self.count = accept, most_steps, 0
 
     def begin(self) -> None:
         """Forget the acceptance and divergences so far."""
@@ -67,7 +58,7 @@ class Walkers:
         noise = rng.standard_normal((len(self.x), metric.noise_dimension))
         v = metric.transform(noise) - mean
         x, value, gradient = self.x, self.value, self.gradient
-        # Where the noise has as many dimensions as x it is v whitened.
+        # Where the noise has as many dimensions as x it is v whitened, up to a rotation.
         kinetic = noise if noise.shape == x.shape else metric.whiten(v + mean)
         energy = -value + 0.5 * (kinetic**2).sum(1)
         with np.errstate(all="ignore"):

@@ -27,10 +27,9 @@ import numpy as np
 from scipy.special import logsumexp
 
 from lowerbound.algorithms.base import Mode
-from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.pareto import effective_size, smooth
 from lowerbound.diagnostics.proposals import Component, about, learn
-from lowerbound.families import Block, DenseGaussian, GaussianBlock
+from lowerbound.families import Block, GaussianBlock
 from lowerbound.kernel import Kernel
 
 #: Draws of a round, from all components together.
@@ -134,7 +133,7 @@ def weigh(
         """Draws of q, and of the Student-t's about it."""
         return [int(own), *np.maximum(16, shares * heavy).astype(int)]
 
-    fresh = defence + [Component(DenseGaussian(m.mean, root(m.covariance)), _DEGREES) for m in modes]
+    fresh = defence + [Component(m.gaussian, _DEGREES) for m in modes]
     counts = split(size // 2, size // 2) + [size // 4] * len(modes)
     done: list[_Round] = []
     result: Weighted | None = None

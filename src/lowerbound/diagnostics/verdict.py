@@ -219,7 +219,7 @@ def judge(
         if w.log_evidence_se >= EVIDENCE_SE:
             why.append(f"the log evidence is known to {w.log_evidence_se:.2g} nats only")
         if missing > MISSING:
-            why.append("modes were found once each, or to the end of the search: there are probably more")
+            why.append("modes were met once each, or new ones until the search ended: there are probably more")
         if not shift.agree:
             why.append("two halves of the weighted draws disagree")
         sentence = "q does not match the posterior and could not be corrected: " + ", ".join(why) + "."
