@@ -15,9 +15,6 @@ The lines come from JAX's private record of where each operation was written; wi
 
 from __future__ import annotations
 
-import linecache
-import os
-import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,11 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
+from lowerbound.model.lines import line_of
+
 #: Numbers that a tape may hold, 800 MB; a model that needs more is explained by its sites alone.
 LARGEST = 10**8
 #: Turns of a ``while`` loop looked through.
 _TURNS = 10_000
-_LIBRARIES = ("numpyro", "lowerbound", "jax", "jaxlib", "numpy", "scipy", "optax", "tensorflow_probability")
 
 
 @dataclass(eq=False)
@@ -290,25 +288,6 @@ def inputs_of(start: Operation, root: Value) -> list[tuple[int, int]]:
             elif v.operation is not None:
                 todo.append(v.operation)
     return sorted(ranges)
-
-
-def line_of(eqn: Any) -> str:
-    """``model.py:12 (s = jnp.exp(x))`` of an operation, in the first file that belongs to no library; or nothing."""
-    try:
-        from jax._src import source_info_util
-
-        for frame in source_info_util.user_frames(eqn.source_info.traceback):
-            parts = frame.file_name.replace(os.sep, "/").split("/")
-            if frame.file_name.startswith(sysconfig.get_paths()["stdlib"]) and "site-packages" not in parts:
-                continue
-            if any(name in parts[:-1] for name in _LIBRARIES) and "tests" not in parts:
-                continue
-            text = linecache.getline(frame.file_name, frame.start_line).strip()
-            text = text if len(text) <= 80 else text[:77] + "..."
-            return f"{parts[-1]}:{frame.start_line}" + (f" ({text})" if text else "")
-    except Exception:  # private to JAX, so it may change; only the line is lost
-        return ""
-    return ""
 
 
 def _first(array: Any) -> tuple[int, ...]:

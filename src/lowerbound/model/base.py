@@ -61,6 +61,23 @@ class Site:
         return slice(self.start, self.start + self.size)
 
 
+@dataclass(frozen=True, eq=False)
+class DiscreteSite:
+    """A discrete latent variable with finitely many values.
+
+    Args:
+        name: Of the site.
+        shape: Of its value.
+        values: The values it can take ``[k]``, whole numbers.
+        plates: Names of the plates it is in.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    values: np.ndarray
+    plates: tuple[str, ...] = ()
+
+
 class Factor(NamedTuple):
     """One term of the log joint: ``scale * distribution.log_prob(value)``, summed."""
 
@@ -97,6 +114,10 @@ class Model:
         movable: ``movable()`` names the sites that :meth:`moved` can put into other coordinates.
         reparameterize: See :meth:`moved`.
         elsewhere: The sites that are in other coordinates.
+        distributions: ``distributions(latents, arguments)`` gives the factors at constrained latents, the discrete
+            ones among them; without Jacobians, and with ``log_prob`` as the model has it.
+        discrete: Discrete latent sites by name. ``sites`` has the continuous ones alone.
+        plate_sizes: Of every plate, by name.
     """
 
     name: str
@@ -108,6 +129,9 @@ class Model:
     movable: Callable[[], list[str]] = field(default=list, repr=False)
     reparameterize: Callable[[Mapping[str, Any]], Model] | None = field(default=None, repr=False)
     elsewhere: tuple[str, ...] = ()
+    distributions: Callable[[Mapping[str, Any], Sequence[Any]], list[Factor]] | None = field(default=None, repr=False)
+    discrete: Mapping[str, DiscreteSite] = field(default_factory=dict)
+    plate_sizes: Mapping[str, int] = field(default_factory=dict)
 
     def moved(self, centredness: Mapping[str, Any]) -> Model:
         """The same model with other unconstrained coordinates: see :mod:`lowerbound.model.reparameterization`.

@@ -102,7 +102,12 @@ def from_log_density(density: LogDensity, data: Mapping[str, Any] | None = None)
     with float64():
         trace_with_data(shape_of, bound)
     name = getattr(density.fn, "__name__", "log_density")
-    return Model(name, sites, {}, bound.arrays, bound.array_names, evaluate)
+
+    def distributions(latents: Mapping[str, Any], arguments: Sequence[Any]) -> list[Factor]:
+        log_prob = call(dict(latents), bound.rebuild(arguments))
+        return [Factor("log_density", None, None, None, log_prob, True)]
+
+    return Model(name, sites, {}, bound.arrays, bound.array_names, evaluate, distributions=distributions)
 
 
 def _calling_convention(fn: Callable, sites: list[str], data: list[str]) -> Callable[[dict, dict], Any]:

@@ -25,7 +25,17 @@ from numpyro.distributions import biject_to
 from numpyro.primitives import Messenger
 
 from lowerbound.errors import DataError, ModelError
-from lowerbound.model.base import Evaluation, Factor, Model, Site, abstract, bijection, is_real, place
+from lowerbound.model.base import (
+    DiscreteSite,
+    Evaluation,
+    Factor,
+    Model,
+    Site,
+    abstract,
+    bijection,
+    is_real,
+    place,
+)
 from lowerbound.model.data import Data, check_array, trace_with_data
 from lowerbound.model.reparameterization import depend_on_latents, enter, is_movable, leave, location_scale
 from lowerbound.model.reparameterization import log_prob as moved_log_prob
@@ -71,10 +81,12 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
     sites: dict[str, Site] = {}
     deterministics: dict[str, tuple[int, ...]] = {}
     dynamic: dict[str, bool] = {}
+    finite: dict[str, np.ndarray | None] = {}
+    plate_sizes: dict[str, int] = {}
     observed: list[str] = []
 
     def discover(arguments: Sequence[Any]) -> None:
-        for store in (sites, deterministics, dynamic):
+        for store in (sites, deterministics, dynamic, finite, plate_sizes):
             store.clear()
         observed.clear()
         known = {id(a): given for a, given in zip(arguments, bound.arrays, strict=True)}
@@ -93,12 +105,16 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                     _check_support(name, site["fn"], known_value)
                 _check_shape(name, site)
                 observed.append(name)
+            elif site["type"] == "plate":
+                plate_sizes[name] = int(site["args"][0])
             elif site["type"] == "sample":
                 support = site["fn"].support
                 plates = tuple(f.name for f in site["cond_indep_stack"])
                 # A support that depends on another latent is placed with its shape alone.
                 fixed = not any(isinstance(v, Tracer) for v in jax.tree_util.tree_leaves(support))
                 dynamic[name] = not fixed
+                if site["fn"].support.is_discrete:
+                    finite[name] = _values(site["fn"])
                 shape = tuple(int(i) for i in jnp.shape(site["value"]))
                 sites[name] = Site(support if fixed else _static(support), shape, name, plates)
 
@@ -116,13 +132,8 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                 f"the model {name!r} has no observed sites, so its posterior would be its prior, and was not given "
                 f"{', '.join(forgotten)}. Pass the data that the model observes."
             )
-        discrete = [n for n, s in sites.items() if s.support.is_discrete]
-        if discrete:
-            raise ModelError(
-                f"the model {name!r} has discrete latent sites {discrete}, which are not supported yet. Sum them out: "
-                "numpyro.distributions.MixtureSameFamily in place of a Categorical assignment."
-            )
-        placed = place(sites)
+        discrete = {n: _discrete(sites[n], finite.get(n)) for n, s in sites.items() if s.support.is_discrete}
+        placed = place({n: s for n, s in sites.items() if n not in discrete})
 
     count = len(bound.arrays)
 
@@ -198,8 +209,63 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
             base, arguments=[*bound.arrays, *arrays], argument_names=names, evaluate=elsewhere, elsewhere=tuple(moved)
         )
 
-    base = Model(name, placed, dict(deterministics), bound.arrays, bound.array_names, evaluate, movable, reparameterize)
+    def distributions(latents: Mapping[str, Any], arguments: Sequence[Any]) -> list[Factor]:
+        trace = run(arguments[:count], lambda site: _given(latents, site))
+        out = []
+        for n, site in trace.items():
+            if site["type"] != "sample":
+                continue
+            if _stands_in(n, trace):
+                site["fn"] = _unmasked(site["fn"])
+            out.append(Factor(n, site["fn"], site["value"], site["scale"], _log_prob(site), site["is_observed"]))
+        return out
+
+    base = Model(
+        name,
+        placed,
+        dict(deterministics),
+        bound.arrays,
+        bound.array_names,
+        evaluate,
+        movable,
+        reparameterize,
+        distributions=distributions,
+        discrete=discrete,
+        plate_sizes=dict(plate_sizes),
+    )
     return base
+
+
+def _values(fn: Any) -> np.ndarray | None:
+    """The values that a discrete distribution can take, as far as they are finitely many numbers."""
+    try:
+        with jax.ensure_compile_time_eval():
+            support = fn.enumerate_support(expand=False)
+    except (NotImplementedError, jax.errors.JAXTypeError):  # infinitely many, or a number that a latent decides
+        return None
+    return None if fn.event_dim or isinstance(support, Tracer) else np.asarray(support).reshape(-1)
+
+
+def _discrete(site: Site, values: np.ndarray | None) -> DiscreteSite:
+    if values is None:
+        raise ModelError(
+            f"the discrete latent site {site.name!r} has support {site.support}, which has no finite list of values to "
+            "sum over. Needed: Categorical, Bernoulli, Binomial or DiscreteUniform. Sum others out: a Poisson with a "
+            "gamma rate is a GammaPoisson."
+        )
+    return DiscreteSite(site.name, site.shape, values, site.plates)
+
+
+def _given(latents: Mapping[str, Any], site: Any) -> Any:
+    """The value of a latent site as it is; inside a scan, this turn's."""
+    name = site["name"]
+    if site["type"] != "sample" or name not in latents:
+        return None
+    value = latents[name]
+    index = site["infer"].get("_scan_current_index")
+    if index is not None and jnp.ndim(value) > len(site["fn"].shape()):
+        value = value[index]
+    return value
 
 
 def _log_prob(site: Any) -> Any:

@@ -1,0 +1,97 @@
+"""Which exponential family each latent gets: the one whose sufficient statistics its moments are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from lowerbound.expectations.functions import IDENTITY, INDICATOR, INVERSE, LOG_DET, Function
+from lowerbound.expectations.moments import Moment, Structure
+from lowerbound.expectations.values import NotClosedForm
+from lowerbound.families.exponential import (
+    BetaBlock,
+    CategoricalBlock,
+    DirichletBlock,
+    ExponentialBlock,
+    JointGaussianBlock,
+    LogNormalBlock,
+    PowerGammaBlock,
+    TabulatedBlock,
+    WishartBlock,
+)
+
+_LOG = IDENTITY.log()[1]  # pyright: ignore[reportOptionalSubscript]
+_LOG_COMPLEMENT = IDENTITY.log_complement()
+_LOG_SQUARED = _LOG * _LOG
+#: Elements up to which a latent is tabulated.
+_TABLES = 20_000
+
+
+def blocks_of(structure: Structure, needed: Iterable[Moment]) -> list[ExponentialBlock]:
+    """A block for each group of latents.
+
+    Args:
+        structure: Which latents share a block, and the functions of each that occur.
+        needed: The moments that the factors ask for.
+
+    Raises:
+        NotClosedForm: a latent whose statistics are those of no family.
+    """
+    needed = set(needed)
+    out: list[ExponentialBlock] = []
+    for group in structure.groups():
+        names = group.latents
+        first = {n: Moment((n,)) for n in names}
+        second: dict[tuple[str, str], Any] = {}
+        for i, a in enumerate(names):
+            for b in names[i:]:
+                if a == b or Moment((a, b)) in needed:
+                    second[a, b] = Moment((a, b))
+        shapes = {n: structure.latents[n].shape for n in names}
+        out.append(JointGaussianBlock(shapes, group.plates, group.dense, first, second))
+    for name, functions in structure.statistics.items():
+        if functions:
+            out.append(block_of(structure, name, functions))
+    return out
+
+
+def block_of(structure: Structure, name: str, functions: tuple[Function, ...]) -> ExponentialBlock:
+    """The block of one latent that is not Gaussian."""
+    latent = structure.latents[name]
+    shape, asked = latent.shape, set(functions)
+
+    def key(f: Function) -> Moment:
+        return Moment((name,), f)
+
+    if latent.support == "discrete":
+        assert latent.values is not None
+        return CategoricalBlock(name, shape, latent.values, key(INDICATOR))
+    if latent.support == "simplex":
+        if asked <= {_LOG}:
+            return DirichletBlock(name, shape, key(_LOG))
+        raise NotClosedForm(f"{_listed(asked - {_LOG})} of {name!r}, which for a simplex no family has")
+    if latent.support == "matrix":
+        for own, inverse in ((IDENTITY, False), (INVERSE, True)):
+            if asked <= {own, LOG_DET}:
+                return WishartBlock(name, shape, key(own), key(LOG_DET), inverse=inverse)
+        raise NotClosedForm(f"both {name!r} and its inverse, which no family has")
+    if latent.support == "positive":
+        if asked == {_LOG, _LOG_SQUARED}:
+            return LogNormalBlock(name, shape, key(_LOG), key(_LOG_SQUARED))
+        rest = asked - {_LOG}
+        if len(rest) == 1 and (power := next(iter(rest)).exponent) is not None:
+            return PowerGammaBlock(name, shape, power, key(_LOG), key(next(iter(rest))))
+    if latent.support == "unit" and asked <= {_LOG, _LOG_COMPLEMENT}:
+        return BetaBlock(name, shape, key(_LOG), key(_LOG_COMPLEMENT))
+    if latent.support in ("positive", "unit", "real"):
+        size = 1
+        for n in shape:
+            size *= n
+        if size > _TABLES:
+            raise NotClosedForm(f"{_listed(asked)} of {name!r}, for {size:,} elements")
+        return TabulatedBlock(name, shape, latent.support, {key(f): f for f in functions})
+    raise NotClosedForm(f"a latent with the support of {name!r}")
+
+
+def _listed(functions: Iterable[Function]) -> str:
+    return ", ".join(sorted(map(str, functions)))

@@ -1,0 +1,138 @@
+"""Functions of one element of a latent: the sufficient statistics that a model asks for.
+
+A :class:`Function` is a product of powers, logarithms and whatever else was applied to one element:
+x^a, log x, log(1 - x), x log x, lgamma(x / 2). Two functions are the same if they were written the same way, so
+that the statistics of a latent are a set. Calling one evaluates it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Part:
+    """One factor of a function: ``kind`` with its parameter, to a power."""
+
+    kind: str
+    parameter: Any = None
+    call: Callable[[Any], Any] | None = field(default=None, compare=False)
+
+    def __call__(self, x: Any, xp: Any) -> Any:
+        if self.kind == "power":
+            return x**self.parameter
+        if self.kind == "log":
+            return xp.log(x)
+        if self.kind == "log_complement":
+            return xp.log1p(-x)
+        assert self.call is not None, self.kind
+        return self.call(x)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A product of parts; the empty one is the constant 1."""
+
+    parts: tuple[Part, ...]
+
+    def __call__(self, x: Any, xp: Any = np) -> Any:
+        out = xp.ones_like(x)
+        for p in self.parts:
+            out = out * p(x, xp)
+        return out
+
+    @property
+    def trivial(self) -> bool:
+        return not self.parts
+
+    @property
+    def exponent(self) -> float | None:
+        """a, where the function is x^a."""
+        if len(self.parts) == 1 and self.parts[0].kind == "power":
+            return self.parts[0].parameter
+        return None
+
+    @property
+    def is_log(self) -> bool:
+        return self.parts == (Part("log"),)
+
+    @property
+    def is_log_complement(self) -> bool:
+        return self.parts == (Part("log_complement"),)
+
+    def __mul__(self, other: Function) -> Function:
+        power, parts = 0.0, []
+        for p in (*self.parts, *other.parts):
+            if p.kind == "power":
+                power += p.parameter
+            else:
+                parts.append(p)
+        if power:
+            parts.append(Part("power", power))
+        if power == 1 and len(parts) == 1:
+            return IDENTITY
+        return Function(tuple(sorted(parts, key=lambda p: (p.kind, repr(p.parameter)))))
+
+    def power(self, a: float) -> Function | None:
+        own = self.exponent
+        if own is None:
+            return None
+        return IDENTITY if own * a == 1 else Function((Part("power", own * a),)) if own * a else Function(())
+
+    def log(self) -> tuple[float, Function] | None:
+        """(c, f) with log self = c f."""
+        own = self.exponent
+        return None if own is None else (own, Function((Part("log"),)))
+
+    def exp(self, scale: float) -> Function | None:
+        """exp(scale * self), where that is a power."""
+        if self.is_log:
+            return IDENTITY if scale == 1 else Function((Part("power", scale),))
+        return None
+
+    def log_complement(self) -> Function:
+        return Function((Part("log_complement"),))
+
+    def then(self, name: str, scale: float, call: Callable[[Any], Any]) -> Function:
+        """call(scale * self)."""
+        return Function((Part(name, (scale, self), lambda x: call(scale * self(x, _library(x)))),))
+
+    def __str__(self) -> str:
+        return " ".join(_written(p) for p in self.parts) or "1"
+
+
+_NAMES = {"indicator": "1[x = k]", "log_det": "log |x|", "inverse": "x^-1"}
+
+
+def _written(p: Part) -> str:
+    if p.kind == "power":
+        return "x" if p.parameter == 1 else f"x^{p.parameter:g}"
+    if p.kind == "log":
+        return "log x"
+    if p.kind == "log_complement":
+        return "log(1-x)"
+    if p.kind in _NAMES:
+        return _NAMES[p.kind]
+    scale, inner = p.parameter
+    return f"{p.kind}({'' if scale == 1 else f'{scale:g} '}{inner})"
+
+
+def _library(x: Any) -> Any:
+    if isinstance(x, (np.ndarray, np.generic, float)):
+        return np
+    import jax.numpy as jnp
+
+    return jnp
+
+
+#: x itself.
+IDENTITY = Function((Part("power", 1.0),))
+#: The indicator that a discrete latent has the value k.
+INDICATOR = Function((Part("indicator"),))
+#: Of a matrix: the logarithm of its determinant, and its inverse.
+LOG_DET = Function((Part("log_det"),))
+INVERSE = Function((Part("inverse"),))

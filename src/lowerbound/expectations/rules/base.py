@@ -1,0 +1,103 @@
+"""Rules: the log density of a distribution whose parameters and value are random.
+
+A rule is a function ``rule(p, x) -> LogProb`` for one class of distributions: ``p`` has its parameters, ``x`` is where
+it is evaluated, both random values. What it returns is a value again, whose expectation is that of the log density
+exactly; or bounds, where a known augmentation gives one. A class without a rule is not lost: its own ``log_prob`` is
+then interpreted as any other code is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from numpyro.distributions import Distribution
+
+from lowerbound.expectations.operations import value_of
+from lowerbound.expectations.values import NotClosedForm, Value
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A lower bound of an expectation that is a function of other expectations, elementwise.
+
+    Given q(z), an auxiliary variable w with a density p(y, w | z) and its own q(w), at the best q(w), contributes
+    log sum_w exp E_q[log p(y, w | z)]: a function of E_q of the statistics of z in log p(y, w | z).
+
+    Args:
+        name: Of the augmentation.
+        inputs: The values whose expectations it is a function of, over the same axes.
+        function: From their expectations to the bound.
+    """
+
+    name: str
+    inputs: tuple[Value, ...]
+    function: Callable[..., Any]
+
+
+class LogProb(NamedTuple):
+    """A log density: a value, plus bounds."""
+
+    value: Value
+    bounds: tuple[Bound, ...] = ()
+
+
+class Parameters:
+    """The parameters of a distribution by name, as random values."""
+
+    def __init__(self, raw: dict[str, Any]):
+        self._raw = raw
+
+    def raw(self, name: str) -> Any:
+        """As it is, in or outside of the algebra."""
+        found = self._raw[name]
+        if isinstance(found, NotClosedForm):
+            raise found
+        return found
+
+    def __getattr__(self, name: str) -> Value:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return value_of(self.raw(name))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._raw
+
+
+Rule = Callable[[Parameters, Any], LogProb]
+
+
+class Entry(NamedTuple):
+    """A rule, and how it gets the parameters of a distribution."""
+
+    rule: Rule
+    parameters: Callable[[Any], dict[str, Any]]
+
+
+#: From classes of distributions to their rules.
+RULES: dict[type, Entry] = {}
+
+
+def rule(*classes: Any, parameters: Any) -> Callable[[Rule], Rule]:
+    """Register a rule. ``parameters`` are names of attributes, or a function from the distribution to a dictionary."""
+
+    def attributes(d: Any) -> dict[str, Any]:
+        return {n: getattr(d, n) for n in parameters}
+
+    names: Callable[[Any], dict[str, Any]] = parameters if callable(parameters) else attributes
+
+    def register(f: Rule) -> Rule:
+        for c in classes:
+            RULES[c] = Entry(f, names)
+        return f
+
+    return register
+
+
+def rule_for(distribution: Distribution) -> Entry | None:
+    """The rule of a distribution's class, or of the nearest class it is derived from."""
+    for c in type(distribution).__mro__:
+        if c in RULES:
+            return RULES[c]
+    return None
