@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import expit, ndtr
 
 from lowerbound.families.exponential.base import ExponentialBlock, Parameters
 
@@ -38,6 +38,7 @@ class TabulatedBlock(ExponentialBlock):
         self.latents, self.shape, self.support = (name,), tuple(shape), support
         self.statistics = dict(statistics)
         self.keys = tuple(self.statistics)
+        self._compiled: Any = None
         self.family = "free form on a grid"
 
     # -- coordinates ---------------------------------------------------------------------------------
@@ -129,26 +130,35 @@ class TabulatedBlock(ExponentialBlock):
 
     def from_normal(self, natural: Parameters, noise: np.ndarray) -> dict[str, np.ndarray]:
         """By inverting the distribution function, linear between the points of the grid."""
-        u, log_w, _ = (np.asarray(a) for a in self.grid(natural))
+        u, log_w, _ = self._table(natural)
         u, w = u.reshape(-1, _FINE), np.exp(log_w).reshape(-1, _FINE)
         p = ndtr(noise.reshape(len(noise), -1))
         out = np.empty((len(noise), len(u)))
         for j in range(len(u)):
             mass = np.concatenate([[0.0], np.cumsum(0.5 * (w[j, 1:] + w[j, :-1]))])
             out[:, j] = np.interp(p[:, j] * mass[-1], mass, u[j])
-        x, _ = self._constrain(jnp.asarray(out))
-        return {self.latents[0]: np.asarray(x).reshape(len(noise), *self.shape)}
+        return {self.latents[0]: self._values(out).reshape(len(noise), *self.shape)}
+
+    def _values(self, u: np.ndarray) -> np.ndarray:
+        return np.exp(u) if self.support == "positive" else expit(u) if self.support == "unit" else u
+
+    def _table(self, natural: Parameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The grid, in one compiled program."""
+        if self._compiled is None:
+            self._compiled = jax.jit(lambda values: self.grid(dict(zip(self.keys, values, strict=True))))
+        u, log_w, log_a = self._compiled([np.asarray(natural[k]) for k in self.keys])
+        return np.asarray(u), np.asarray(log_w), np.asarray(log_a)
 
     def log_prob(self, natural: Parameters, values: Mapping[str, Any]) -> Any:
         natural = {k: np.asarray(v) for k, v in natural.items()}
         x = np.asarray(values[self.latents[0]], float)
-        _, _, log_a = self.grid(natural)
+        _, _, log_a = self._table(natural)
         out = sum(natural[k] * np.asarray(t(x, np)) for k, t in self.statistics.items()) - np.asarray(log_a)
         return np.asarray(out).reshape(len(x), -1).sum(1)
 
     def mean_and_variance(self, natural: Parameters) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        u, log_w, _ = self.grid(natural)
-        x, w = np.asarray(self._constrain(u)[0]), np.exp(np.asarray(log_w))
+        u, log_w, _ = self._table(natural)
+        x, w = self._values(u), np.exp(log_w)
         mean = (w * x).sum(-1)
         return {self.latents[0]: (mean, (w * (x - mean[..., None]) ** 2).sum(-1))}
 
