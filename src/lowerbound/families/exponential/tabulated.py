@@ -171,6 +171,8 @@ class TabulatedBlock(ExponentialBlock):
         design = np.stack([*columns, np.ones_like(u)], axis=1)
         weight = np.exp(-0.25 * u**2)[:, None]
         scale = np.abs(design * weight).max(0)
-        found = np.linalg.lstsq(design * weight / scale, (-0.5 * u**2 - slope) * weight[:, 0], rcond=1e-10)[0] / scale
+        found = np.linalg.lstsq(design * weight / scale, (-0.5 * u**2 - slope) * weight[:, 0], rcond=1e-10)[0]
+        # What rounding alone has left may be large far out, with the wrong sign.
+        found = np.where(np.abs(found) > 1e-6, found, 0.0) / scale
         out = {k: np.full(self.shape, a) for k, a in zip(self.keys, found[:-1], strict=True)}
         return out if bool(self.proper(out)) else {k: np.zeros(self.shape) for k in self.keys}
