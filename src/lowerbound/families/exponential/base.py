@@ -53,9 +53,21 @@ class ExponentialBlock(ABC):
     def proper(self, natural: Parameters) -> Any:
         """Whether these natural parameters are those of a distribution, all elements together."""
 
+    @property
     @abstractmethod
+    def noise_dimension(self) -> int:
+        """Number of standard normal variables behind one draw of all elements."""
+
+    @abstractmethod
+    def from_normal(self, natural: Parameters, noise: np.ndarray) -> dict[str, np.ndarray]:
+        """Draws of each latent ``[n, *shape]`` from standard normal noise ``[n, noise_dimension]``, on the host.
+
+        Smooth and invertible for continuous latents: where q is right, so is its noise.
+        """
+
     def sample(self, rng: np.random.Generator, natural: Parameters, n: int) -> dict[str, np.ndarray]:
         """Draws of each latent ``[n, *shape]``, on the host."""
+        return self.from_normal(natural, rng.standard_normal((n, self.noise_dimension)))
 
     @abstractmethod
     def log_prob(self, natural: Parameters, values: Mapping[str, Any]) -> Any:

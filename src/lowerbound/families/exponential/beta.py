@@ -6,6 +6,7 @@ E[log x] = digamma(a + 1) - digamma(a + b + 2).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -50,9 +51,15 @@ class BetaBlock(ExponentialBlock):
         a, b = self.concentrations(natural)
         return ((a > 0) & (b > 0)).all()
 
-    def sample(self, rng: np.random.Generator, natural: Parameters, n: int) -> dict[str, np.ndarray]:
+    @property
+    def noise_dimension(self) -> int:
+        return math.prod(self.shape)
+
+    def from_normal(self, natural: Parameters, noise: np.ndarray) -> dict[str, np.ndarray]:
         a, b = (np.asarray(x, float) for x in self.concentrations(natural))
-        return {self.latents[0]: rng.beta(a, b, size=(n, *self.shape))}
+        e = noise.reshape((len(noise), *self.shape))
+        x, rest = beta_quantile(a, b, e)
+        return {self.latents[0]: np.where(x < 0.5, x, 1 - rest)}
 
     def log_prob(self, natural: Parameters, values: Mapping[str, Any]) -> Any:
         a, b = (np.asarray(x, float) for x in self.concentrations(natural))
@@ -71,3 +78,12 @@ class BetaBlock(ExponentialBlock):
     def describe(self, natural: Parameters) -> dict[str, np.ndarray]:
         a, b = self.concentrations(natural)
         return {"concentration1": np.asarray(a), "concentration0": np.asarray(b)}
+
+
+def beta_quantile(a: np.ndarray, b: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x and 1 - x of the Beta(a, b) quantile at the probability Phi(e), each without cancellation."""
+    a, b = np.broadcast_to(a, e.shape), np.broadcast_to(b, e.shape)
+    tiny = 1e-300
+    x = np.maximum(special.betaincinv(a, b, special.ndtr(e)), tiny)
+    rest = np.maximum(special.betaincinv(b, a, special.ndtr(-e)), tiny)
+    return x, rest

@@ -5,12 +5,14 @@ q(z = k) = exp(a_k) / sum_j exp(a_j),        H = -sum_k q_k log q_k.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import ndtr
 
 from lowerbound.families.exponential.base import ExponentialBlock, Parameters
 
@@ -48,10 +50,14 @@ class CategoricalBlock(ExponentialBlock):
     def probabilities(self, natural: Parameters) -> np.ndarray:
         return np.asarray(self.moments(natural)[self.indicator])
 
-    def sample(self, rng: np.random.Generator, natural: Parameters, n: int) -> dict[str, np.ndarray]:
+    @property
+    def noise_dimension(self) -> int:
+        return math.prod(self.shape)
+
+    def from_normal(self, natural: Parameters, noise: np.ndarray) -> dict[str, np.ndarray]:
         edges = np.cumsum(self.probabilities(natural), axis=-1)
-        u = rng.uniform(size=(n, *self.shape, 1)) * edges[..., -1:]
-        return {self.latents[0]: self.values[(u > edges).sum(-1)]}
+        u = ndtr(noise.reshape((len(noise), *self.shape)))[..., None] * edges[..., -1:]
+        return {self.latents[0]: self.values[np.minimum((u > edges).sum(-1), len(self.values) - 1)]}
 
     def log_prob(self, natural: Parameters, values: Mapping[str, Any]) -> Any:
         log_q = np.asarray(jax.nn.log_softmax(natural[self.indicator], axis=-1))

@@ -5,6 +5,7 @@ q(x) = exp(sum_k a_k log x_k - A) = Dirichlet(x | a + 1),    E[log x_k] = digamm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from jax.scipy.special import digamma, gammaln
 from scipy import special
 
 from lowerbound.families.exponential.base import ExponentialBlock, Parameters
+from lowerbound.families.exponential.beta import beta_quantile
 
 
 class DirichletBlock(ExponentialBlock):
@@ -48,12 +50,20 @@ class DirichletBlock(ExponentialBlock):
     def proper(self, natural: Parameters) -> Any:
         return (self.concentration(natural) > 0).all()
 
-    def sample(self, rng: np.random.Generator, natural: Parameters, n: int) -> dict[str, np.ndarray]:
+    @property
+    def noise_dimension(self) -> int:
+        return math.prod(self.shape[:-1]) * (self.shape[-1] - 1)
+
+    def from_normal(self, natural: Parameters, noise: np.ndarray) -> dict[str, np.ndarray]:
+        """By breaking sticks: v_k ~ Beta(a_k, sum_{j > k} a_j), x_k = v_k prod_{j < k} (1 - v_j)."""
         a = np.asarray(self.concentration(natural), float)
-        shape = (n, *self.shape)
-        log_g = np.log(rng.gamma(a + 1, size=shape)) + np.log(rng.uniform(size=shape)) / a
-        g = np.exp(log_g - log_g.max(-1, keepdims=True))
-        return {self.latents[0]: g / g.sum(-1, keepdims=True)}
+        e = noise.reshape((len(noise), *self.shape[:-1], self.shape[-1] - 1))
+        later = np.cumsum(a[..., ::-1], axis=-1)[..., ::-1][..., 1:]
+        v, rest = beta_quantile(a[..., :-1], later, e)
+        left = np.cumsum(np.log(rest), axis=-1)
+        zero = np.zeros((*left.shape[:-1], 1))
+        log_x = np.concatenate([np.log(v), zero], -1) + np.concatenate([zero, left], -1)
+        return {self.latents[0]: np.exp(log_x)}
 
     def log_prob(self, natural: Parameters, values: Mapping[str, Any]) -> Any:
         """With respect to the first k - 1 coordinates."""

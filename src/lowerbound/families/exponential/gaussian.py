@@ -135,11 +135,14 @@ class JointGaussianBlock(ExponentialBlock):
         mean, covariance = self.mean_covariance(natural)
         return np.asarray(mean), np.asarray(covariance)
 
-    def sample(self, rng: np.random.Generator, natural: Parameters, n: int) -> dict[str, np.ndarray]:
+    @property
+    def noise_dimension(self) -> int:
+        return math.prod(self.plate_shape) * self.size
+
+    def from_normal(self, natural: Parameters, noise: np.ndarray) -> dict[str, np.ndarray]:
         mean, covariance = self._host(natural)
         root = np.linalg.cholesky(covariance)
-        noise = rng.standard_normal((n, *mean.shape))
-        x = mean + np.einsum("...ij,n...j->n...i", root, noise)
+        x = mean + np.einsum("...ij,n...j->n...i", root, noise.reshape((len(noise), *mean.shape)))
         return {name: self._back(name, x[..., self.slices[name]]) for name in self.latents}
 
     def log_prob(self, natural: Parameters, values: Mapping[str, Any]) -> Any:

@@ -48,9 +48,13 @@ class LogNormalBlock(ExponentialBlock):
     def proper(self, natural: Parameters) -> Any:
         return (natural[self.squared] < 0).all()
 
-    def sample(self, rng: np.random.Generator, natural: Parameters, n: int) -> dict[str, np.ndarray]:
+    @property
+    def noise_dimension(self) -> int:
+        return math.prod(self.shape)
+
+    def from_normal(self, natural: Parameters, noise: np.ndarray) -> dict[str, np.ndarray]:
         m, v = (np.asarray(x) for x in self.location_variance(natural))
-        return {self.latents[0]: np.exp(m + np.sqrt(v) * rng.standard_normal((n, *self.shape)))}
+        return {self.latents[0]: np.exp(m + np.sqrt(v) * noise.reshape((len(noise), *self.shape)))}
 
     def log_prob(self, natural: Parameters, values: Mapping[str, Any]) -> Any:
         m, v = (np.asarray(x) for x in self.location_variance(natural))

@@ -11,6 +11,7 @@ p = -2 the distribution of a standard deviation whose inverse square is gamma.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -59,10 +60,14 @@ class PowerGammaBlock(ExponentialBlock):
         alpha, beta = self.shape_rate(natural)
         return ((alpha > 0) & (beta > 0)).all()
 
-    def sample(self, rng: np.random.Generator, natural: Parameters, n: int) -> dict[str, np.ndarray]:
+    @property
+    def noise_dimension(self) -> int:
+        return math.prod(self.shape)
+
+    def from_normal(self, natural: Parameters, noise: np.ndarray) -> dict[str, np.ndarray]:
         alpha, beta = (np.asarray(x, float) for x in self.shape_rate(natural))
-        # log u by Gamma(alpha + 1) U^(1/alpha), which does not underflow where alpha is small
-        log_u = np.log(rng.gamma(alpha + 1, size=(n, *self.shape))) + np.log(rng.uniform(size=(n, *self.shape))) / alpha
+        e = noise.reshape((len(noise), *self.shape))
+        log_u = log_gamma_quantile(alpha, e if self.power > 0 else -e)
         return {self.latents[0]: np.exp((log_u - np.log(beta)) / self.power)}
 
     def log_prob(self, natural: Parameters, values: Mapping[str, Any]) -> Any:
@@ -93,3 +98,17 @@ class PowerGammaBlock(ExponentialBlock):
     def describe(self, natural: Parameters) -> dict[str, np.ndarray]:
         alpha, beta = self.shape_rate(natural)
         return {"shape": np.asarray(alpha), "rate": np.asarray(beta)}
+
+
+def log_gamma_quantile(alpha: np.ndarray, e: np.ndarray) -> np.ndarray:
+    """log of the Gamma(alpha, 1) quantile at the probability Phi(e), from the nearer tail.
+
+    Near zero, where the quantile underflows for small alpha: P(u) = u^alpha / Gamma(alpha + 1) (1 + O(u)).
+    """
+    alpha = np.broadcast_to(alpha, e.shape)
+    with np.errstate(all="ignore"):
+        upper = special.gammainccinv(alpha, special.ndtr(-e))
+        lower = special.gammaincinv(alpha, special.ndtr(e))
+        tiny = (special.log_ndtr(e) + special.gammaln(alpha + 1)) / alpha
+        out = np.log(np.where(e > 0, upper, lower))
+    return np.where((tiny < -40) | ~np.isfinite(out), tiny, out)

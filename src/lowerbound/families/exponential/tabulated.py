@@ -10,12 +10,14 @@ Two grids: a coarse one over all that numbers reach finds where the mass is, a f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import ndtr
 
 from lowerbound.families.exponential.base import ExponentialBlock, Parameters
 
@@ -121,16 +123,21 @@ class TabulatedBlock(ExponentialBlock):
 
     # -- on the host ---------------------------------------------------------------------------------
 
-    def sample(self, rng: np.random.Generator, natural: Parameters, n: int) -> dict[str, np.ndarray]:
+    @property
+    def noise_dimension(self) -> int:
+        return math.prod(self.shape)
+
+    def from_normal(self, natural: Parameters, noise: np.ndarray) -> dict[str, np.ndarray]:
         """By inverting the distribution function, linear between the points of the grid."""
         u, log_w, _ = (np.asarray(a) for a in self.grid(natural))
         u, w = u.reshape(-1, _FINE), np.exp(log_w).reshape(-1, _FINE)
-        out = np.empty((n, len(u)))
+        p = ndtr(noise.reshape(len(noise), -1))
+        out = np.empty((len(noise), len(u)))
         for j in range(len(u)):
             mass = np.concatenate([[0.0], np.cumsum(0.5 * (w[j, 1:] + w[j, :-1]))])
-            out[:, j] = np.interp(rng.uniform(size=n) * mass[-1], mass, u[j])
+            out[:, j] = np.interp(p[:, j] * mass[-1], mass, u[j])
         x, _ = self._constrain(jnp.asarray(out))
-        return {self.latents[0]: np.asarray(x).reshape(n, *self.shape)}
+        return {self.latents[0]: np.asarray(x).reshape(len(noise), *self.shape)}
 
     def log_prob(self, natural: Parameters, values: Mapping[str, Any]) -> Any:
         natural = {k: np.asarray(v) for k, v in natural.items()}

@@ -19,6 +19,7 @@ from jax.scipy.special import digamma, gammaln
 from scipy import special
 
 from lowerbound.families.exponential.base import ExponentialBlock, Parameters
+from lowerbound.families.exponential.power_gamma import log_gamma_quantile
 
 
 class WishartBlock(ExponentialBlock):
@@ -76,16 +77,26 @@ class WishartBlock(ExponentialBlock):
         nu, rate = self.degrees_rate(natural)
         return (nu > self.d - 1).all() & jnp.isfinite(jnp.linalg.cholesky(rate)).all()
 
-    def sample(self, rng: np.random.Generator, natural: Parameters, n: int) -> dict[str, np.ndarray]:
-        """By Bartlett's decomposition."""
+    @property
+    def noise_dimension(self) -> int:
+        return math.prod(self.shape[:-2]) * self.d * (self.d + 1) // 2
+
+    def from_normal(self, natural: Parameters, noise: np.ndarray) -> dict[str, np.ndarray]:
+        """By Bartlett's decomposition: L = R A A' R', R R' = V^-1, A lower triangular, its squared diagonal
+        chi-squared and its other elements normal."""
         nu, rate = (np.asarray(x, float) for x in self.degrees_rate(natural))
         root = np.linalg.cholesky(np.linalg.inv(rate))
-        a = np.tril(rng.standard_normal((n, *self.shape)), -1)
+        e = noise.reshape((len(noise), *self.shape[:-2], -1))
+        rows, columns = np.tril_indices(self.d)
+        a = np.zeros((len(noise), *self.shape))
+        a[..., rows, columns] = e
         for j in range(self.d):
-            a[..., j, j] = np.sqrt(rng.chisquare(nu - j, size=(n, *self.shape[:-2])))
+            a[..., j, j] = np.exp(0.5 * (log_gamma_quantile(np.asarray((nu - j) / 2), a[..., j, j]) + math.log(2)))
         b = root @ a
-        x = b @ np.swapaxes(b, -1, -2)
-        return {self.latents[0]: np.linalg.inv(x) if self.inverse else x}
+        if self.inverse:
+            back = np.linalg.inv(b)
+            return {self.latents[0]: np.swapaxes(back, -1, -2) @ back}
+        return {self.latents[0]: b @ np.swapaxes(b, -1, -2)}
 
     def log_prob(self, natural: Parameters, values: Mapping[str, Any]) -> Any:
         """With respect to the elements on and below the diagonal."""

@@ -1,0 +1,450 @@
+r"""Coordinate ascent variational inference (CAVI), for any model whose expectations have a closed form.
+
+    q_b  <-  argmax ELBO(q_b, q_rest)  proportional to  exp(E_rest[log p(x, z)])
+
+block after block (variational message passing; Winn & Bishop 2005). Each update is the exact optimum of one block, so
+that the ELBO never falls; it is exact, and has no noise. The update's natural parameters are the gradient of E_q[log p]
+with respect to the block's moments (:mod:`lowerbound.algorithms.factored`).
+
+A sweep updates the discrete latents first, and reads the ELBO off right there, where it costs nothing beyond the
+update. What goes from sweep to sweep is then the natural parameters of the other blocks alone, and that sequence is
+extrapolated by SQUAREM (Varadhan & Roland 2008):
+
+    x' = x_0 - 2 a r + a^2 v,   r = x_1 - x_0,   v = (x_2 - x_1) - r,   a = -|r| / |v|,
+
+kept where the ELBO is at least that of x_2, else dropped. Several starts are run for a few sweeps, and the best to the
+end. With discrete latents a start begins every component at one element of the data: elements that the components so
+far explain badly, as in k-means++ (Arthur & Vassilvitskii 2007), or any; every third start is random probabilities.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
+from lowerbound.algorithms.factored import Factored, Naturals
+from lowerbound.errors import DataError, IncompatibleError, ModelError, unknown_name
+from lowerbound.families.exponential import CategoricalBlock
+from lowerbound.kernel import compile_once, lift
+from lowerbound.precision import float64
+
+#: Sweeps of each start before the best goes on, and starts where the ELBO may have several maxima.
+_RACE, _STARTS_DISCRETE, _STARTS_PRODUCTS = 12, 10, 4
+#: Components up to which starts are seeded.
+_SEEDED = 60
+#: log of the weight that a start leaves to values other than the given one.
+_SURE = -60.0
+#: Sweeps between two looks from outside.
+_BATCH = 8
+
+
+@dataclass(eq=False)
+class Sweeper:
+    """A compiled sweep over all blocks.
+
+    Args:
+        factored: The exact ELBO.
+
+    Attributes:
+        order: Blocks in the order of their updates, the discrete ones first.
+        sweeps: Made so far.
+    """
+
+    factored: Factored
+    order: list[int] = field(init=False)
+    sweeps: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        blocks = self.factored.blocks
+        discrete = [i for i, b in enumerate(blocks) if isinstance(b, CategoricalBlock)]
+        self.order = discrete + [i for i in range(len(blocks)) if i not in discrete]
+        self._first = self.order[0]
+        with float64():
+            shapes = self._abstract()
+            keep = jax.ShapeDtypeStruct((), bool)
+            lifted = lift(lambda x, _: self._sweep(*x), (shapes, keep), [])
+            self._arguments = jax.device_put(lifted.arguments)
+            self._program, self.cache_hit = compile_once(
+                lambda x, a: lifted.call(x, a), (shapes, keep), self._arguments
+            )
+
+    def _abstract(self) -> list[list[Any]]:
+        start = [b.start(np.random.default_rng(0), 0.0) for b in self.factored.blocks]
+        return [
+            [jax.ShapeDtypeStruct(np.shape(n[k]), np.float64) for k in b.keys]
+            for b, n in zip(self.factored.blocks, start, strict=True)
+        ]
+
+    def _sweep(self, x: list[list[Any]], keep: Any) -> Any:
+        """(the next x, what x is with its first block updated, that one's ELBO, which blocks are proper)."""
+        f = self.factored
+        naturals: Naturals = [dict(zip(b.keys, n, strict=True)) for b, n in zip(f.blocks, x, strict=True)]
+        moments = f.moments(naturals)
+        i = self._first
+        given = naturals[i]
+        best = f.updated(i, naturals, moments)
+        naturals[i] = {k: jnp.where(keep, given[k], best[k]) for k in f.blocks[i].keys}
+        moments.update(f.blocks[i].moments(naturals[i]))
+        if isinstance(f.blocks[i], CategoricalBlock):
+            # What is kept are log weights, which need not sum to one: elements without any take no part.
+            (k,) = f.blocks[i].keys
+            moments[k] = jnp.where(keep, jnp.exp(given[k]), moments[k])
+        terms, bounds = f.touching(i)
+        if bounds or f.curved(i):
+            energy = f.energy(moments)
+        else:
+            # E_q[log p] of the terms that block i is in is its moments times their coefficients, which are known.
+            mine = set(map(id, terms))
+            rest = [t for t in f.terms if id(t) not in mine]
+            own = sum((best[k] * _finite(moments[k], best[k])).sum() for k in f.blocks[i].keys)
+            energy = f.energy(moments, rest, f.bounds) + own
+        elbo = energy + sum(b.entropy(n) for b, n in zip(f.blocks, naturals, strict=True))
+        # An extrapolation may leave what is a distribution, and formulas go on to give finite numbers there.
+        sound = jnp.stack([b.proper(n) for b, n in zip(f.blocks, naturals, strict=True)]).all()
+        elbo = jnp.where(sound, elbo, jnp.nan)
+        middle = [[n[k] for k in b.keys] for b, n in zip(f.blocks, naturals, strict=True)]
+        for j in self.order[1:]:
+            naturals[j] = f.updated(j, naturals, moments)
+            moments.update(f.blocks[j].moments(naturals[j]))
+        after = [[n[k] for k in b.keys] for b, n in zip(f.blocks, naturals, strict=True)]
+        proper = jnp.stack([b.proper(n) for b, n in zip(f.blocks, naturals, strict=True)])
+        return after, middle[i], elbo, proper
+
+    def __call__(self, x: list[list[Any]], *, keep: bool = False) -> tuple[list[list[Any]], list[Any], float, Any]:
+        """One sweep from natural parameters ``x``; ``keep`` leaves the first block as it is.
+
+        Returns:
+            The next natural parameters; the first block's, updated; the ELBO of ``x`` with that in place; and which
+            blocks have proper natural parameters after the sweep.
+        """
+        self.sweeps += 1
+        with float64():
+            after, first, elbo, proper = self._program((x, np.asarray(keep)), self._arguments)
+        return after, first, float(elbo), proper
+
+    def middle(self, x: list[list[Any]], first: list[Any]) -> list[list[Any]]:
+        """x with its first block replaced: what the ELBO of a sweep belongs to."""
+        out = list(x)
+        out[self._first] = first
+        return out
+
+
+def _finite(moment: Any, coefficient: Any) -> Any:
+    """A moment of zero against an infinite coefficient (a value that is ruled out) counts nothing."""
+    return jnp.where(jnp.isinf(coefficient) & (moment == 0), 0.0, moment)
+
+
+@dataclass(eq=False)
+class State:
+    """What the next step needs."""
+
+    sweeper: Sweeper
+    rng: np.random.Generator
+    x: list[list[Any]]
+    elbo: float = -np.inf
+    best: list[list[Any]] | None = None
+    step: int = 0
+    status: Status | None = None
+    before: list[list[list[Any]]] = field(default_factory=list)
+    slow: int = 0
+    restarts: int = 0
+    starts: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CoordinateAscent(Algorithm):
+    """Exact updates of one block after another.
+
+    Args:
+        tolerance: Stop when sweeps raise the ELBO by less than this share of its size, twice in a row.
+        max_steps: Sweeps before giving up.
+        num_starts: Starts; None for ten with discrete latents, four where Gaussian latents multiply each other, else
+            one.
+        joined: Whether Gaussian sites that occur in products with each other share one block. Without, each site is
+            a block of its own: mean field.
+        accelerate: Whether the sequence of sweeps is extrapolated.
+        init: Where to start: from names of latents to values.
+    """
+
+    tolerance: float = 1e-9
+    max_steps: int = 5000
+    num_starts: int | None = None
+    joined: bool = True
+    accelerate: bool = True
+    init_values: Mapping[str, Any] | None = None
+    name = "coordinate_ascent"
+
+    def __post_init__(self) -> None:
+        check_positive("CoordinateAscent", tolerance=self.tolerance, max_steps=self.max_steps)
+        if self.num_starts is not None:
+            check_positive("CoordinateAscent", num_starts=self.num_starts)
+
+    def rule(self) -> str:
+        return f"a sweep over all blocks raised the exact ELBO by less than {self.tolerance:g} of its size, twice"
+
+    def check(self, model: Any, family: Any) -> None:
+        raise IncompatibleError("CoordinateAscent has its own family; leave family out.")
+
+    def started_from(self, values: Mapping[str, Any] | None) -> CoordinateAscent:
+        """The same, started from given values of some latents."""
+        return self if not values else dataclasses.replace(self, init_values=dict(values))
+
+    # -- the three functions -------------------------------------------------------------------------
+
+    def init(self, seed: int, kernel: Any, family: Any) -> State:
+        """The best of several short runs.
+
+        Args:
+            seed: Of the starts.
+            kernel: The :class:`~lowerbound.algorithms.factored.Factored` ELBO; there is no kernel here.
+            family: Not used.
+        """
+        factored: Factored = kernel
+        rng = np.random.default_rng([seed, 11])
+        sweeper = Sweeper(factored)
+        given = self.init_values or {}
+        for n in given:
+            if n not in factored.structure.latents:
+                raise unknown_name("latent in init", n, factored.structure.latents)
+        count = self.num_starts
+        if count is None:
+            count = 1 if given else starts_of(factored)
+        with float64():
+            runs: list[tuple[float, list[list[Any]]]] = []
+            for i in range(count):
+                x, keep = self._start(sweeper, rng, i, given)
+                runs.append((-np.inf, _followed(sweeper, x, 1)[1] if keep else x))
+            first: list[float] = []
+            # Successive halving: a start that is behind early may be ahead later, so the better half goes on.
+            length = _RACE
+            while len(runs) > 1:
+                runs = sorted((_followed(sweeper, x, length) for _, x in runs), key=lambda r: -_or_worst(r[0]))
+                first = first or [e for e, _ in runs]
+                runs, length = runs[: (len(runs) + 1) // 2], 2 * length
+        return State(sweeper, rng, runs[0][1], starts=first)
+
+    def _start(
+        self, sweeper: Sweeper, rng: np.random.Generator, s: int, given: Mapping[str, Any]
+    ) -> tuple[list[list[Any]], bool]:
+        """Natural parameters to start from, and whether the first block is to be kept for one sweep."""
+        f = sweeper.factored
+        naturals = [dict(b.start(rng, 1.0)) for b in f.blocks]
+        kept = False
+        for name, value in given.items():
+            i = f.index(name)
+            naturals[i] = about_value(f, i, name, value, naturals[i])
+            kept = kept or i == sweeper.order[0]
+        x = [[np.asarray(n[k], float) for k in b.keys] for b, n in zip(f.blocks, naturals, strict=True)]
+        first = f.blocks[sweeper.order[0]]
+        if isinstance(first, CategoricalBlock) and not given:
+            if s % 3 < 2 and len(first.shape) == 1 and 2 <= len(first.values) <= min(_SEEDED, first.shape[0]):
+                return seeded(sweeper, x, rng, spread=s % 3 == 0), False
+            x[sweeper.order[0]] = [np.log(first.probabilities(naturals[sweeper.order[0]]))]
+            kept = True
+        return x, kept
+
+    def step(self, state: State) -> tuple[State, Info]:
+        """Some sweeps, with an extrapolation after every two of them."""
+        with float64():
+            for _ in range(_BATCH):
+                self._one(state)
+                if state.status is not None:
+                    break
+        return state, Info("coordinate ascent", state.step, state.elbo, 0.0, status=state.status)
+
+    def _one(self, state: State) -> None:
+        sweeper = state.sweeper
+        x = state.x
+        after, first, elbo, proper = sweeper(x)
+        state.step += 1
+        gain = elbo - state.elbo
+        if len(state.before) == 3 and not gain >= 0:
+            # An extrapolation that lost, or left what is a distribution: back to where it was made from.
+            state.x, state.before = state.before[2], []
+            return
+        if not np.isfinite(elbo):
+            _check_proper(sweeper.factored, proper, elbo)
+        if len(state.before) == 3:
+            state.before = []
+        state.elbo, state.best = max(elbo, state.elbo) if gain >= 0 else elbo, sweeper.middle(x, first)
+        small = gain < self.tolerance * max(1.0, abs(elbo))
+        state.slow = state.slow + 1 if small else 0
+        if state.slow >= 2:
+            state.status = Status.CONVERGED
+        elif state.step >= self.max_steps:
+            state.status = Status.MAX_STEPS
+        state.before.append(x)
+        state.x = after
+        if self.accelerate and len(state.before) == 2:
+            far = self._extrapolated(sweeper, state.before[0], state.before[1], after)
+            if far is not None:
+                state.before.append(after)
+                state.x = far
+            else:
+                state.before = []
+
+    @staticmethod
+    def _extrapolated(
+        sweeper: Sweeper, x0: list[list[Any]], x1: list[list[Any]], x2: list[list[Any]]
+    ) -> list[list[Any]] | None:
+        """SQUAREM's step on all blocks but the first; None where it is no longer than a sweep."""
+        others = [i for i in sweeper.order[1:]] or sweeper.order
+        flat = [np.concatenate([np.ravel(np.asarray(a)) for i in others for a in x[i]]) for x in (x0, x1, x2)]
+        # Each coordinate on its own scale: natural parameters differ by orders of magnitude.
+        scale = np.maximum(np.abs(flat[2]), 1e-8)
+        r, v = (flat[1] - flat[0]) / scale, (flat[2] - 2 * flat[1] + flat[0]) / scale
+        size = float(np.linalg.norm(v))
+        if not size > 0:
+            return None
+        a = -float(np.linalg.norm(r)) / size
+        if a > -1.5:
+            return None
+        far = flat[0] + scale * (-2 * a * r + a * a * v)
+        out, place = list(x2), 0
+        for i in others:
+            row = []
+            for k in x2[i]:
+                n = int(np.prod(np.shape(k)))
+                row.append(far[place : place + n].reshape(np.shape(k)))
+                place += n
+            out[i] = row
+        return out
+
+    def output(self, state: State) -> Any:
+        """Natural parameters of all blocks."""
+        if state.best is None:
+            return None
+        blocks = state.sweeper.factored.blocks
+        return [
+            {k: np.asarray(a) for k, a in zip(b.keys, n, strict=True)} for b, n in zip(blocks, state.best, strict=True)
+        ]
+
+
+def _followed(sweeper: Sweeper, x: list[list[Any]], sweeps: int) -> tuple[float, list[list[Any]]]:
+    """The ELBO after some sweeps, and where they end; of one sweep alone the first block is kept."""
+    elbo = -np.inf
+    for _ in range(sweeps):
+        x, _, elbo, proper = sweeper(x, keep=sweeps == 1)
+        _check_proper(sweeper.factored, proper, elbo)
+    return elbo, x
+
+
+def _or_worst(elbo: float) -> float:
+    return elbo if np.isfinite(elbo) else -np.inf
+
+
+def starts_of(factored: Factored) -> int:
+    """How many starts: several where the ELBO may have several maxima."""
+    if any(isinstance(b, CategoricalBlock) for b in factored.blocks):
+        return _STARTS_DISCRETE
+    gaussian = factored.structure.gaussian
+    for t in factored.terms:
+        inside = {id(gaussian[n]) for m, _ in t.moments for n in m.latents if n in gaussian}
+        if len(inside) > 1:
+            return _STARTS_PRODUCTS
+    return 1
+
+
+def about_value(factored: Factored, i: int, name: str, value: Any, natural: Any) -> Any:
+    """Natural parameters of block i with its latent at (or closely about) a given value.
+
+    Raises:
+        DataError: the value does not fit the latent.
+    """
+    block = factored.blocks[i]
+    latent = factored.structure.latents[name]
+    array = np.asarray(value)
+    if isinstance(block, CategoricalBlock):
+        k = len(block.values)
+        if array.shape == (*latent.shape, k) and array.dtype.kind == "f":
+            if (array < 0).any() or not np.allclose(array.sum(-1), 1, atol=1e-6):
+                raise DataError(f"init[{name!r}] are no probabilities: each row must be >= 0 and sum to one.")
+            with np.errstate(divide="ignore"):
+                return {block.indicator: np.maximum(np.log(array), _SURE)}
+        if array.shape != latent.shape or array.dtype.kind not in "biu":
+            raise DataError(
+                f"init[{name!r}] has shape {array.shape} and type {array.dtype}; needed: whole numbers of shape "
+                f"{latent.shape}, or probabilities of shape {(*latent.shape, k)}."
+            )
+        outside = ~np.isin(array, block.values)
+        if outside.any():
+            raise DataError(
+                f"init[{name!r}] has {int(outside.sum())} labels outside of {block.values.tolist()}, the first "
+                f"{array[outside].flat[0]}."
+            )
+        places = np.searchsorted(block.values, array.astype(block.values.dtype))
+        return {block.indicator: np.where(np.arange(k) == places[..., None], 0.0, _SURE)}
+    if array.shape != latent.shape:
+        raise DataError(f"init[{name!r}] has shape {array.shape}; needed: {latent.shape}.")
+    located = getattr(block, "about", None)
+    if located is None:
+        raise IncompatibleError(
+            f"init for {name!r}: a {block.family} block cannot be started from a value; give those of another latent."
+        )
+    return located({name: array.astype(float)}, natural)
+
+
+def seeded(sweeper: Sweeper, x: list[list[Any]], rng: np.random.Generator, *, spread: bool) -> list[list[Any]]:
+    """Every component begun at one element of the data, which no other has.
+
+    Args:
+        sweeper: The compiled sweep.
+        x: Natural parameters; those of the first block are replaced.
+        rng: Random numbers.
+        spread: Whether elements are drawn in proportion to how badly the components begun so far explain them (in nats
+            below the element that they explain best: for Gaussian components this is half the squared distance). Else
+            uniformly.
+    """
+    f = sweeper.factored
+    i = sweeper.order[0]
+    block = f.blocks[i]
+    assert isinstance(block, CategoricalBlock)
+    n, k = block.shape[0], len(block.values)
+    rows = rng.choice(n, k, replace=False)
+    weights = np.full((n, k), _SURE)
+    for j in range(k):
+        weights[rows[j], j] = 0.0
+        if not spread and j < k - 1:
+            continue
+        x = list(x)
+        x[i] = [weights]
+        x, _, _, proper = sweeper(x, keep=True)
+        _check_proper(f, proper, 0.0)
+        if j == k - 1:
+            break
+        _, first, _, _ = sweeper(x)
+        best = np.asarray(first[0])[:, : j + 1].max(1)
+        surprise = np.where(np.isfinite(best), np.nanmax(best) - best, 0.0)
+        surprise[rows[: j + 1]] = 0.0
+        total = surprise.sum()
+        if np.isfinite(total) and total > 0:
+            rows[j + 1] = rng.choice(n, p=surprise / total)
+    return x
+
+
+def _check_proper(factored: Factored, proper: Any, elbo: float) -> None:
+    """Refuse to go on with what is no distribution.
+
+    Raises:
+        ModelError: a block's optimum has no finite normaliser, or the ELBO is not finite.
+    """
+    bad = [b for b, ok in zip(factored.blocks, np.asarray(proper), strict=True) if not ok]
+    if bad:
+        names = ", ".join(repr(n) for b in bad for n in b.latents)
+        raise ModelError(
+            f"coordinate ascent: given the rest, the optimum of {names} ({bad[0].family}) is no distribution: its "
+            "density does not integrate to a finite number. Give it a proper prior; check that precision matrices are "
+            "positive definite and that data lie in their support."
+        )
+    if np.isnan(elbo) or elbo == np.inf:
+        raise ModelError(
+            f"coordinate ascent: the ELBO is {elbo}. Check the data for values that the model gives no density to, "
+            "and the priors' parameters."
+        )
