@@ -1,7 +1,7 @@
 r"""Factors without a closed form, by Monte Carlo on fixed noise, as functions of the moments of q.
 
 E_q[log p_f] is estimated from draws x = T(e; moments) of the blocks that f depends on, e fixed for the whole fit, so
-that the ELBO stays a deterministic function and a step can be taken only if it raises it. Its derivative with respect to
+that the ELBO stays a deterministic function and a step can be taken only if it raises it. Its derivative in
 the moments of a block is what the natural gradient asks for (Khan & Lin 2017):
 
 * a Gaussian is drawn as m + L e, with m and L L' = E[x x'] - m m' functions of its moments;
