@@ -1,9 +1,9 @@
 r"""The expectation of a term: the product of what each block of q contributes.
 
 q factorises over *blocks*. A term c prod_a f_a(latent_a) is then, in expectation, c times one *moment* for each block
-in it: E[x], E[x_i x_j], E[log tau], E[1[z = k]]. A :class:`Structure` says which latents share a block; which moments the
-factors of a model ask for is found by going through their terms once (:func:`structure_of`), and this set decides what
-the block is: its sufficient statistics are the functions that occur, no more and no fewer. So
+in it: E[x], E[x_i x_j], E[log tau], E[1[z = k]]. A :class:`Structure` says which latents share a block; which moments
+the factors of a model ask for is found by going through their terms once (:func:`structure_of`), and this set decides
+what the block is: its sufficient statistics are the functions that occur, no more and no fewer. So
 
     E_q[log p(x, z)]  is linear in the moments of each block,
 
