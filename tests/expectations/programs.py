@@ -227,5 +227,5 @@ class Programs:
                 closed.append(value)
                 means.append(float(log_p.mean()))
                 rounding = 1e-12 * (1 + np.abs(log_p).max())  # of what cancels
-                scores.append(float(z_score(log_p, value)) if abs(log_p.mean() - value) > rounding else 0.0)
+                scores.append(float(z_score(log_p, value)) if not abs(log_p.mean() - value) <= rounding else 0.0)
         return Outcome(None, tuple(scores), tuple(closed), tuple(means), bool(bounds))
