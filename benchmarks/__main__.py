@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-TABLES = ("import_cost", "reference", "seeds", "trust", "dimensions", "large")
+TABLES = ("import_cost", "reference", "seeds", "trust", "dimensions", "large", "closed_forms")
 ALL = (*TABLES, "examples")
 
 

@@ -19,11 +19,15 @@ from benchmarks.results import ROOT
 
 
 def run(
-    module: str, *arguments: str, environment: dict[str, str] | None = None, timeout: float = 3600
+    module: str,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    timeout: float = 3600,
+    python: str = sys.executable,
 ) -> dict[str, Any]:
     """``python -m module arguments``; its last line of output is a JSON object. A failure is a row with ``error``."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | (environment or {})
-    command = [sys.executable, "-m", module, *arguments]
+    command = [python, "-m", module, *arguments]
     try:
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:

@@ -1,0 +1,33 @@
+"""A child's clock: process start, then one stamp a sweep.
+
+Nothing is imported before it but the interpreter itself and the empty packages, so that the zero of both clocks is the
+start of the process, and each tool's own imports are inside.
+"""
+
+from __future__ import annotations
+
+import time
+
+
+class Stamps:
+    """CPU seconds of all threads and wall seconds, since this was made, at each sweep and at what came before."""
+
+    def __init__(self) -> None:
+        self._zero = time.process_time(), time.perf_counter()
+        self.phases: dict[str, tuple[float, float]] = {}
+        self.sweeps: list[tuple[float, float]] = []
+        self.bounds: list[float] = []
+
+    def read(self) -> tuple[float, float]:
+        return time.process_time() - self._zero[0], time.perf_counter() - self._zero[1]
+
+    def phase(self, name: str) -> None:
+        """What is called ``name`` ends here."""
+        self.phases[name] = self.read()
+
+    def sweep(self, bound: float) -> None:
+        self.bounds.append(float(bound))
+        self.sweeps.append(self.read())
+
+    def row(self) -> dict:
+        return {"phases": self.phases, "sweeps": self.sweeps, "bounds": self.bounds}
