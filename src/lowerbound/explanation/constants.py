@@ -8,6 +8,7 @@ products over an axis they share. What is not recognised is given a number.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import permutations
 from typing import Any, NamedTuple
 
@@ -179,9 +180,14 @@ class Arrays:
                         if a.shape[i] != b.shape[j] or rest != array.shape or a.size * b.size / a.shape[i] > _WORK:
                             continue
                         values = np.tensordot(a, b, ([i], [j]))
+                        known = Known(axes, values, "sum", (name, other), (f"{i}", f"{j}"), split=a.ndim - 1)
                         if (s := _multiple(array, values)) is not None:
-                            names = (name, other)
-                            return s, [Known(axes, values, "sum", names, (f"{i}", f"{j}"), split=a.ndim - 1)]
+                            return s, [known]
+                        # X' (y - 1/2), as of logits: the last argument may be shifted.
+                        columns = a.sum(i)
+                        if b.ndim == 1 and (line := _line(array, values, columns)) is not None:
+                            s, t = line
+                            return s, [replace(known, value=values + t * columns, shift=t)]
         return None
 
 
@@ -204,6 +210,18 @@ def _multiple(array: np.ndarray, of: np.ndarray) -> float | None:
     s = round(s) if abs(s - round(s)) < _SAME * abs(s) else s
     size = float(np.abs(array).max())
     return float(s) if s and np.abs(array - s * of).max() <= _SAME * size else None
+
+
+def _line(array: np.ndarray, of: np.ndarray, ones: np.ndarray) -> tuple[float, float] | None:
+    """(s, t) with array = s (of + t ones), if there are: t = -1/2 is tried where there are too few to tell."""
+    if (s := _multiple(array, of - 0.5 * ones)) is not None:
+        return s, -0.5
+    if array.size < 3:
+        return None
+    s, st = np.linalg.lstsq(np.stack([of.ravel(), ones.ravel()], 1), array.ravel(), rcond=None)[0]
+    if not s or (exact := _multiple(array, of + st / s * ones)) is None:
+        return None
+    return exact, float(st / s)
 
 
 def _affine(array: np.ndarray, of: np.ndarray) -> tuple[float, float] | None:

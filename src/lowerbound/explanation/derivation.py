@@ -71,14 +71,19 @@ class Derivation:
         factored: The exact ELBO of the factors in closed form; None where there is none of them.
         factors: These factors.
         open: What has no closed form.
-        order: Names of all factors, as the model has them.
+        latents: Of every factor, by name, the latents in it; in the order of the model.
     """
 
     model: Model
     factored: Factored | None
     factors: tuple[DerivedFactor, ...]
     open: tuple[Open, ...]
-    order: tuple[str, ...]
+    latents: dict[str, tuple[str, ...]]
+
+    @property
+    def opened(self) -> tuple[str, ...]:
+        """Names of the factors without a closed form."""
+        return tuple(n for o in self.open for n in o.factors)
 
     @property
     def structure(self) -> Structure:
@@ -92,7 +97,7 @@ def derive(model: Model) -> Derivation:
     if model.distributions is None:
         why = Open((), tuple(model.sites), "a log density is one function, with no factors to take apart")
         rewrite = "write it as a NumPyro model"
-        return Derivation(model, None, (), (replace(why, rewrite=rewrite),), ())
+        return Derivation(model, None, (), (replace(why, rewrite=rewrite),), {})
     joint = random_factors(model)
     refused: dict[str, NotClosedForm] = {f.name: f.open for f in joint.factors if f.open is not None}
     while True:
@@ -103,7 +108,7 @@ def derive(model: Model) -> Derivation:
         refused |= found
     factored, derived = found
     by_name = {f.name: f for f in joint.factors}
-    return Derivation(model, factored, derived, _listed(refused, by_name), tuple(by_name))
+    return Derivation(model, factored, derived, _listed(refused, by_name), {n: f.latents for n, f in by_name.items()})
 
 
 def _attempt(

@@ -103,7 +103,9 @@ class Explanation:
         count = _count(len(self.rows), "latent")
         title = f"Plan of {self.model_name}: {count}"
         if d.factored is not None:
-            title += f", {len(d.factors)} of {_count(len(d.order), 'factor')} in closed form, {_count(blocks, 'block')}"
+            title += (
+                f", {len(d.factors)} of {_count(len(d.latents), 'factor')} in closed form, {_count(blocks, 'block')}"
+            )
         return title, self.rows, self.open, (self.choice.sentence,)
 
     def __str__(self) -> str:

@@ -87,7 +87,7 @@ def rows_of(d: Derivation, fallback: str) -> tuple[Row, ...]:
         fallback: The Gaussian fit that takes latents without a closed form, in words.
     """
     sites: list[Any] = [*d.model.sites.values(), *d.model.discrete.values()]
-    place = {n: i for i, n in enumerate(d.order)}
+    place = {n: i for i, n in enumerate(d.latents)}
     sites.sort(key=lambda s: place.get(s.name, -1))
     return tuple(_row(d, s, fallback) for s in sites)
 
@@ -182,7 +182,7 @@ def _asked(f: DerivedFactor, name: str, structure: Structure) -> list[str]:
             if name in m.latents:
                 out[said(m, structure)] = None
         if any(name in m.latents for m in inside):
-            out[f"E[exp({name})]"] = None
+            out["E[exp(affine)]"] = None
     for b in f.bounds:
         for m in sorted(b.needs, key=str):
             if name in m.latents:

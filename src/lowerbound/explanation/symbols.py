@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.moments import Moment, Structure
 from lowerbound.explanation.operands import Exponential, Known, MomentAt, Operand, Product, Slope
@@ -97,9 +99,12 @@ class Letters:
         model: For its plates, and the names that letters must not be taken for.
         structure: Of its blocks.
         products: Everything that will be written.
+        arguments: The arrays of the data, without dimensions of size one.
     """
 
-    def __init__(self, model: Model, structure: Structure, products: Iterable[Product]):
+    def __init__(
+        self, model: Model, structure: Structure, products: Iterable[Product], arguments: Mapping[str, np.ndarray]
+    ):
         self.model, self.structure = model, structure
         self.taken = {n for n in (*model.sites, *model.discrete, *model.argument_names) if len(n) == 1}
         self.letters: dict[Any, str] = {}
@@ -113,9 +118,16 @@ class Letters:
             for o in p.operands:
                 for axis, thing in self.things(o):
                     self._join(seen.setdefault(axis, thing), thing)
+        # Data along which no latent runs go by the plate of their size, where there is one such plate.
+        sizes = list(model.plate_sizes.values())
+        of_size = {n: p for p, n in model.plate_sizes.items() if sizes.count(n) == 1}
+        of_latents = {self._root(t) for t in list(self.above) if t[0] in structure.latents and t[1] != "data"}
+        for name, a in arguments.items():
+            for axis, n in enumerate(a.shape):
+                if n in of_size and self._root((name, "data", axis)) not in of_latents:
+                    self._join(("plate", of_size[n]), (name, "data", axis))
         for plate in model.plate_sizes:  # these have the first choice
             self._letter(("plate", plate))
-        self.inner = self._named("an index inside", "n")
 
     def _root(self, thing: Any) -> Any:
         while thing in self.above:
@@ -192,9 +204,9 @@ class Letters:
             out[axis] = _primed(self._letter(thing), out.values())
         return out
 
-    def other(self, used: Iterable[str]) -> str:
-        """A letter that is none of those used, for a sum inside."""
-        return _primed(self.inner, used)
+    def row(self, name: str, axis: int, used: Iterable[str]) -> str:
+        """A letter for an axis of the data that is summed over inside."""
+        return _primed(self._letter((name, "data", axis)), used)
 
 
 def _primed(letter: str, used: Iterable[str]) -> str:

@@ -49,7 +49,8 @@ _INPUTS = "uvst"
 
 def typeset(e: Equations) -> str:
     """Two ``align*`` environments, and what their symbols are."""
-    letters = Letters(e.derivation.model, e.derivation.structure, [p for f in e.factors for p in f.all])
+    products = [p for f in e.factors for p in f.all]
+    letters = Letters(e.derivation.model, e.derivation.structure, products, e.arrays.arguments)
     printer = _Printer(e, letters)
     parts = [_environment(printer.elbo()), _environment([row for u in e.updates for row in printer.update(u)])]
     notes = printer.notes()
@@ -70,22 +71,20 @@ class _Printer:
 
     def elbo(self) -> list[str]:
         names = [f.name for f in self.e.factors]
-        first = " + ".join(rf"\langle \log {self._density(n)} \rangle" for n in self.e.derivation.order)
+        first = " + ".join(rf"\langle \log {self._density(n)} \rangle" for n in self.e.derivation.latents)
         entropies = " + ".join(rf"\mathrm{{H}}[q({self._latents(u)})]" for u in self.e.updates)
         rows = [rf"\mathcal{{L}}(q) &= {first} + {entropies}"]
         for f in self.e.factors:
             rows += self._lines(rf"\langle \log {self._density(f.name)} \rangle", f.all, {})
             for b in f.bounds:
                 rows += self._bound(b)
-        for n in self.e.derivation.order:
+        for n in self.e.derivation.latents:
             if n not in names:
                 rows.append(rf"\langle \log {self._density(n)} \rangle &: \text{{no closed form}}")
         return rows + self._exponents()
 
     def _density(self, name: str) -> str:
-        f = next((f for f in self.e.factors if f.name == name), None)
-        latents = f.latents if f is not None else ()
-        given = ", ".join(symbol(n) for n in latents if n != name)
+        given = ", ".join(symbol(n) for n in self.e.derivation.latents[name] if n != name)
         return f"p({symbol(name)}" + (rf" \mid {given})" if given else ")")
 
     def _latents(self, u: WrittenUpdate) -> str:
@@ -101,7 +100,12 @@ class _Printer:
         weight = self._sum(b.weight, names, b.axes)
         times = "" if weight == "1" else rf"{_grouped(weight)}\,"
         rows = [rf"B^{{({b.number})}}{at} &= {times}\Bigl[{inside}\Bigr] \quad\text{{({_plain(b.name)} bound)}}"]
-        rows += [rf"B^{{({b.number})}}_{{{_INPUTS[j]}}}{_and(at)} &= {times}\Bigl[{s}\Bigr]" for j, s in slopes.items()]
+        random = [
+            j for j, terms in enumerate(b.inputs) if any(isinstance(o, MomentAt) for p in terms for o in p.operands)
+        ]
+        for j in random:
+            slope = slopes.get(j, rf"\partial g / \partial {_INPUTS[j]}")
+            rows.append(rf"B^{{({b.number})}}_{{{_INPUTS[j]}}}{_and(at)} &= {times}\Bigl[{slope}\Bigr]")
         for name, terms in zip(inputs, b.inputs, strict=True):
             rows += self._lines(name, terms, names)
         return rows
@@ -123,6 +127,10 @@ class _Printer:
     # -- the updates -----------------------------------------------------------------------------------
 
     def update(self, u: WrittenUpdate) -> list[str]:
+        opened = [n for n in self.e.derivation.opened if {*u.block.latents} & {*self.e.derivation.latents[n]}]
+        if opened:
+            factors = ", ".join(symbol(n) for n in opened)
+            return [rf"q({self._latents(u)}) &: \text{{no closed form, since }}{factors}\text{{ has none}}"]
         rows: list[str] = []
         names: dict[Moment, dict[Axis, str]] = {}
         taken: dict[Moment, str] = {}
@@ -251,13 +259,16 @@ class _Printer:
             return {"x": x, "x^2": f"{_power(x)}^{{2}}", "1/x": f"{_power(x)}^{{-1}}", "1/x^2": f"{_power(x)}^{{-2}}"}[
                 function
             ]
-        row = self.letters.other(letters.values())
+        row = self.letters.row(o.names[0], int(o.functions[0]), letters.values())
         parts, rest = [], at
         for name, place, own in zip(o.names, o.functions, (o.split, len(at) - o.split), strict=False):
             mine, rest = rest[:own], rest[own:]
             indices = list(mine)
             indices.insert(int(place), row)
             parts.append(symbol(name, indices))
+        if o.shift:
+            sign, t = signed(o.shift)
+            parts[-1] = f"({parts[-1]} {sign} {t})"
         return rf"\Bigl(\sum_{{{row}}} {' '.join(parts)}\Bigr)"
 
     def _index(self, i: Axis | Place, letters: Mapping[Axis, str]) -> str:
@@ -278,7 +289,7 @@ class _Printer:
             a, b = m.latents
             g = self.e.derivation.structure.gaussian[a]
             if at is None:
-                return f"{symbol(a)}{symbol(b)}" if a != b else f"{symbol(a)}{symbol(a)}"
+                return f"{symbol(a)} {symbol(b)}"
             p, n = len(g.plates[a]), len(g.dense[a])
             shared = dict(zip(g.plates[a], at[:p], strict=True)), dict(zip(g.plates[b], at[:p], strict=True))
             one = shared[0] | dict(zip(g.dense[a], at[p : p + n], strict=True))

@@ -228,13 +228,13 @@ def derivative(p: Product, key: Moment, free: tuple[Axis, ...]) -> list[Product]
         elif isinstance(o, Exponential) and o.part == "value":
             # exp(m + (s - m^2) / 2):  d/dm = exp(..) (1 - m),  d/ds = exp(..) / 2
             turned = replace(o, part="one minus mean")
-            for inner in o.mean_at():
+            for inner in o.mean:
                 for n_, i in enumerate(inner.operands):
                     if isinstance(i, MomentAt) and i.moment == key:
                         others = (*inner.operands[:n_], *inner.operands[n_ + 1 :])
                         whole = Product(p.number * inner.number, (*rest, o, turned, *others))
                         out.append(_without(whole, i, free))
-            for inner in o.square_at():
+            for inner in o.square:
                 for n_, i in enumerate(inner.operands):
                     if isinstance(i, MomentAt) and i.moment == key:
                         others = (*inner.operands[:n_], *inner.operands[n_ + 1 :])
