@@ -9,7 +9,7 @@ inside are written out; what does not depend on a latent is computed by JAX, in 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -159,8 +159,8 @@ def _performed(eqn: Any, inputs: Sequence[Node]) -> Any:
     try:
         kinds = [n.dtype for n in inputs]
         out = operations.perform(eqn.primitive, [_lazily(n) for n in inputs], dict(eqn.params), kinds)
-        if isinstance(out, operations.Composed) and not out.line:
-            out = replace(out, line=line_of(eqn))
+        if isinstance(out, operations.Composed) and out.left is not None:
+            out.left.line = out.left.line or line_of(eqn)
         return out
     except NotClosedForm as e:
         e.line = e.line or line_of(eqn)
