@@ -27,8 +27,7 @@ from lowerbound.escalation import Attempt, Escalation, Trial
 from lowerbound.families import Block, Family, PointMass
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model
-from lowerbound.model.log_density import LogDensity, from_log_density
-from lowerbound.model.numpyro import from_numpyro
+from lowerbound.model.given import as_model
 from lowerbound.plan import choose, refine
 from lowerbound.posterior import Posterior, Trace
 from lowerbound.report.progress import Progress
@@ -42,17 +41,6 @@ _ESCALATE = (
 )
 #: A standard deviation that only a flat direction has; arithmetic ends there before the widening does.
 _ENDLESS = 1e12
-
-
-def as_model(model: Any, data: Mapping[str, Any] | None = None) -> Model:
-    """A :class:`Model` from a NumPyro model, a :class:`LogDensity`, or itself, bound to data."""
-    if isinstance(model, Model):
-        if data:
-            raise DataError("this Model is bound to its data already; leave data out, or pass the original model.")
-        return model
-    if isinstance(model, LogDensity):
-        return from_log_density(model, data)
-    return from_numpyro(model, data)
 
 
 def fit(

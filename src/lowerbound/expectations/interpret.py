@@ -158,7 +158,10 @@ def _performed(eqn: Any, inputs: Sequence[Node]) -> Any:
             return n.value
     try:
         kinds = [n.dtype for n in inputs]
-        return operations.perform(eqn.primitive, [_lazily(n) for n in inputs], dict(eqn.params), kinds)
+        out = operations.perform(eqn.primitive, [_lazily(n) for n in inputs], dict(eqn.params), kinds)
+        if isinstance(out, operations.Composed) and out.left is not None:
+            out.left.line = out.left.line or line_of(eqn)
+        return out
     except NotClosedForm as e:
         e.line = e.line or line_of(eqn)
         return e

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -37,12 +37,14 @@ class Composed:
         inner: That value.
         call, name: The function; the name says all of it, since functions of the same name are one statistic.
         jumps: Whether it is a step function, of which no grid gives the expectation exactly.
+        left: Why the algebra was left, and on which line of the model.
     """
 
     inner: Value
     call: Callable[[Any], Any]
     name: str
     jumps: bool = False
+    left: NotClosedForm | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -60,11 +62,16 @@ class Matrix:
 def value_of(x: Any) -> Value:
     """As a value of the algebra, if it is one."""
     if isinstance(x, Composed):
-        if x.jumps:
-            raise NotClosedForm(f"{x.name}, which jumps, of a continuous latent")
-        out = v.of_one_element(x.inner, x.name, x.call)
+        out = None if x.jumps else v.of_one_element(x.inner, x.name, x.call)
         if out is None:
-            raise NotClosedForm(f"{x.name} of an expression of several elements")
+            if x.jumps:
+                e = NotClosedForm(f"{x.name}, which jumps, of a continuous latent")
+            elif x.left is not None:
+                e = NotClosedForm(x.left.operation, rewrite=x.left.rewrite)
+            else:
+                e = NotClosedForm(f"{x.name} of an expression of several elements")
+            e.line = "" if x.left is None else x.left.line
+            raise e
         return out
     if isinstance(x, Matrix):
         raise NotClosedForm("arithmetic with the Cholesky factor of a random matrix")
@@ -99,7 +106,7 @@ def perform(primitive: Any, inputs: Sequence[Any], params: dict[str, Any], kinds
     failed: NotClosedForm | None = None
     if name in STRUCTURAL and isinstance(x := inputs[0], Composed):
         places = [value_of(y) for y in inputs[1:]]
-        return Composed(OPERATIONS[name]([x.inner, *places], params), x.call, x.name, x.jumps)
+        return Composed(OPERATIONS[name]([x.inner, *places], params), x.call, x.name, x.jumps, x.left)
     if name in ELEMENTWISE and not any(isinstance(x, Matrix) for x in inputs):
         if not any(isinstance(x, Composed) for x in inputs):
             if name not in _POLYNOMIAL or operation is None:
@@ -118,6 +125,9 @@ def perform(primitive: Any, inputs: Sequence[Any], params: dict[str, Any], kinds
                 failed = e
         composed = _composed(primitive, inputs, params, kinds)
         if composed is not None:
+            if composed.left is None:
+                several = NotClosedForm(f"{name} of an expression of several elements")
+                composed = replace(composed, left=several if failed is None else failed)
             return composed
         raise failed or NotClosedForm(name)
     if operation is None:
@@ -206,7 +216,8 @@ def _composed(primitive: Any, inputs: Sequence[Any], params: dict[str, Any], kin
         jumps = not moving or any(isinstance(x, Composed) and x.jumps for x in moving)
     own = {k: x for k, x in params.items() if x is not None and k not in ("weak_type", "sharding")}
     name = primitive.name + ("".join(f"[{k}={own[k]}]" for k in sorted(own)))
-    return Composed(inner, call, name if names == ["·"] else f"{name}({', '.join(names)})", jumps)
+    left = next((x.left for x in inputs if isinstance(x, Composed)), None)
+    return Composed(inner, call, name if names == ["·"] else f"{name}({', '.join(names)})", jumps, left)
 
 
 _JUMPS = {"eq", "ne", "lt", "le", "gt", "ge", "floor", "ceil", "round", "sign", "rem", "is_finite", "not", "and", "or"}
