@@ -36,6 +36,7 @@ ORDER = (
     "diagnostics",  # KL(q || p)
     "escalation",  # what is tried where the verdict fails
     "registry",  # short names
+    "closed_form",  # fits whose expectations are exact
     "plan",  # the choice
     "posterior",  # the answer
     "storage",  # the answer in a file

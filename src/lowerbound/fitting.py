@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status
+from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
 from lowerbound.algorithms.from_gaussian import FromGaussian
+from lowerbound.algorithms.marginal import marginal
 from lowerbound.algorithms.score_regression import ScoreRegression, other_modes
+from lowerbound.closed_form import fit_closed_form
 from lowerbound.diagnostics.assessment import Assessment, weigh_up
 from lowerbound.diagnostics.importance import MANY
 from lowerbound.diagnostics.nonfinite import check_starts
 from lowerbound.diagnostics.review import review
 from lowerbound.diagnostics.soundness import check_density
-from lowerbound.diagnostics.verdict import VerdictStatus
-from lowerbound.errors import DataError, NotFiniteError, TrustWarning
+from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
+from lowerbound.errors import DataError, IncompatibleError, NotFiniteError, TrustWarning
 from lowerbound.escalation import Attempt, Escalation, Trial
 from lowerbound.families import Block, Family, PointMass
 from lowerbound.kernel import Kernel
@@ -60,6 +63,7 @@ def fit(
     family: str | Family | None = None,
     algorithm: str | Algorithm | None = None,
     seed: int = 0,
+    init: Mapping[str, Any] | None = None,
     max_steps: int | None = None,
     num_draws: int | None = None,
     escalate: bool | None = None,
@@ -73,13 +77,15 @@ def fit(
     over is then estimated, and corrected where that is justified.
 
     Args:
-        model: A NumPyro model with continuous latents, or a :class:`lowerbound.LogDensity`.
+        model: A NumPyro model (discrete latents must have finitely many values), or a :class:`lowerbound.LogDensity`.
         data: Its keyword arguments: a dictionary (or DataFrame). Arrays are traced, everything else stays
             static.
         family: An object of :mod:`lowerbound.families` or its short name (``"arrow"``, ``"dense"``, ``"diagonal"``,
             ``"low_rank"``, ``"sinh_arcsinh"``, ``"flow"``, ``"point_mass"``); None chooses by dimension and structure.
         algorithm: An object of :mod:`lowerbound.algorithms` or its short name; None chooses by family.
         seed: The same seed gives the same bits on the same machine.
+        init: Where to start, from names of latents to values: labels of a discrete one (``{"z": labels}``), or its
+            probabilities; for ``coordinate_ascent``.
         max_steps: Overrides the algorithm's limit.
         num_draws: Draws weighed for the verdict, a round; default 2048.
         escalate: Whether to try other coordinates and richer families where the verdict fails, as
@@ -121,6 +127,16 @@ def fit(
     deadline = None if max_seconds is None else time.monotonic() + float(max_seconds)
     bound = Waiting("the model", deadline)(lambda: as_model(model, data))
     chosen_family, chosen = choose(bound, family, algorithm)
+    if isinstance(chosen, CoordinateAscent):
+        if max_steps is not None:
+            chosen = dataclasses.replace(chosen, max_steps=int(max_steps))
+        chosen = chosen.started_from(init)
+        return _closed_form(bound, chosen, seed, num_draws, start, deadline, progress, callback)
+    assert chosen_family is not None
+    if init is not None:
+        raise IncompatibleError(
+            f"init is for algorithm='coordinate_ascent'; {chosen.name} finds its own starts. Leave init out."
+        )
     rows: list[tuple[Info, float]] = []
     with Progress(enabled=progress) as display, host_threads():
         display.update("compiling", None)
@@ -188,10 +204,69 @@ def fit(
         "escalation": total - (fitted - start) - ladder.checking,
         "total": total,
     }
-    posterior = assemble(bound, best, assessment, rows, timings, seed, tuple(ladder.trials))
-    if verdict.status is VerdictStatus.NOT_TRUSTED:
-        warnings.warn(f"{verdict.sentence} {verdict.next_step}".strip(), TrustWarning, stacklevel=2)
+    sites = SiteMap(bound.sites, bound.deterministics, best.kernel.model)
+    names = best.family_name, best.algorithm_name
+    evaluations, trials = best.kernel.evaluations, tuple(ladder.trials)
+    posterior = assemble(bound, best.q, best.status, names, sites, assessment, rows, timings, evaluations, seed, trials)
+    _warn(verdict)
     return posterior
+
+
+def _closed_form(
+    model: Model,
+    algorithm: CoordinateAscent,
+    seed: int,
+    num_draws: int | None,
+    start: float,
+    deadline: float | None,
+    progress: bool | None,
+    callback: Callable[[Info], object] | None,
+) -> Posterior:
+    """A fit whose expectations are exact: :mod:`lowerbound.closed_form`."""
+    rows: list[tuple[Info, float]] = []
+    with Progress(enabled=progress) as display, host_threads():
+        display.update("deriving the updates", None)
+
+        def record(info: Info) -> None:
+            rows.append((info, time.perf_counter() - start))
+            display.update(info.phase, {"step": info.step, "elbo": info.elbo, "elbo_se": 0.0})
+            if callback is not None:
+                callback(info)
+
+        found = fit_closed_form(
+            model,
+            algorithm,
+            seed=seed,
+            num_draws=num_draws,
+            record=record,
+            say=lambda phase: display.update(phase, None),
+            deadline=deadline,
+        )
+    total = time.perf_counter() - start
+    timings = {**found.seconds, "escalation": 0.0, "total": total}
+    inner = marginal(model, found.factored) if found.kernel is None else found.kernel.model
+    evaluations = 0 if found.kernel is None else found.kernel.evaluations
+    sites = SiteMap(model.sites, model.deterministics, inner)
+    posterior = assemble(
+        model,
+        found.q,
+        found.status,
+        ("exponential families", algorithm.name),
+        sites,
+        found.assessment,
+        rows,
+        timings,
+        evaluations,
+        seed,
+        (),
+    )
+    _warn(found.assessment.verdict)
+    return posterior
+
+
+def _warn(verdict: Verdict) -> None:
+    if verdict.status is VerdictStatus.NOT_TRUSTED:
+        warnings.warn(f"{verdict.sentence} {verdict.next_step}".strip(), TrustWarning, stacklevel=3)
 
 
 def run(
@@ -230,15 +305,18 @@ def run(
 
 def assemble(
     model: Model,
-    attempt: Attempt,
+    q: Block,
+    status: Status,
+    names: tuple[str, str],
+    sites: SiteMap,
     assessment: Assessment,
     rows: list[tuple[Info, float]],
     timings: dict[str, float],
+    evaluations: int,
     seed: int,
     trials: tuple[Trial, ...],
 ) -> Posterior:
     """Everything that a person gets, in one object."""
-    kernel = attempt.kernel
     infos = [i for i, _ in rows]
     trace = Trace(
         tuple(i.phase for i in infos),
@@ -251,8 +329,8 @@ def assemble(
     from lowerbound import __version__
 
     return Posterior(
-        attempt.q,
-        attempt.status,
+        q,
+        status,
         assessment.verdict,
         assessment.log_evidence,
         assessment.evidence,
@@ -260,18 +338,17 @@ def assemble(
         assessment.log_weights,
         trace,
         timings,
-        {"steps": steps, "evaluations": kernel.evaluations},
+        {"steps": steps, "evaluations": evaluations},
         seed,
         versions | {"lowerbound": __version__},
         model.name,
-        attempt.family_name,
-        attempt.algorithm_name,
+        *names,
         dict(zip(model.argument_names, model.arguments, strict=True)),
         assessment.source,
         assessment.effective,
         assessment.corrections,
         trials,
-        SiteMap(model.sites, model.deterministics, kernel.model),
+        sites,
         assessment.draws,
         assessment.weights,
     )

@@ -8,11 +8,13 @@
 | sinh_arcsinh | up to 300 | from_gaussian |
 | flow | 2 to 2,000 | from_gaussian |
 | point_mass | any | maximum |
+| exponential families, derived from the model | any | coordinate_ascent |
 
-With no family given: arrow above 300 dimensions where the posterior has one, which the compiled density tells
-(:func:`refine`); else dense up to 1,000 dimensions, diagonal above. (There low_rank, with thousands of factor
-loadings to estimate from noise, reached a lower ELBO than diagonal on hierarchical models of 1,200 and
-2,000 groups, at ten times the cost, and won by little where correlations are strong.)
+With no family given: coordinate ascent where latents are discrete, or where one block of q is the posterior itself.
+Else arrow above 300 dimensions where the posterior has one, which the compiled density tells (:func:`refine`); else
+dense up to 1,000 dimensions, diagonal above. (There low_rank, with thousands of factor loadings to estimate from noise,
+reached a lower ELBO than diagonal on hierarchical models of 1,200 and 2,000 groups, at ten times the cost, and won by
+little where correlations are strong.)
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from typing import Any
 import numpy as np
 
 from lowerbound import registry
-from lowerbound.algorithms import Algorithm, FromGaussian, Maximum, SampleAverage, ScoreRegression
+from lowerbound.algorithms import Algorithm, CoordinateAscent, FromGaussian, Maximum, SampleAverage, ScoreRegression
 from lowerbound.algorithms.score_regression import DENSE_LIMIT
 from lowerbound.algorithms.structure import find_layout, work
+from lowerbound.closed_form import exact
+from lowerbound.errors import IncompatibleError
 from lowerbound.families import (
     Arrow,
     ArrowLayout,
@@ -46,14 +50,30 @@ ARROW_FROM = 300
 _CHEAPER = 0.1
 
 
-def choose(model: Model, family: Any = None, algorithm: Any = None) -> tuple[Family, Algorithm]:
+def choose(model: Model, family: Any = None, algorithm: Any = None) -> tuple[Family | None, Algorithm]:
     """Family and algorithm for a model, checked to go together; nothing is compiled.
+
+    The family is None where the algorithm derives its own.
 
     Raises:
         UnknownNameError: a short name that no registry knows.
         IncompatibleError: parts that do not go together.
     """
     p = model.dimension
+    if (isinstance(algorithm, str) and algorithm == CoordinateAscent.name) or isinstance(algorithm, CoordinateAscent):
+        chosen = registry.resolve("algorithm", algorithm, registry.ALGORITHMS, Algorithm)
+        chosen.check(model, None if family is None else registry.resolve("family", family, registry.FAMILIES, Family))
+        return None, chosen
+    if model.discrete:
+        if family is None and algorithm is None:
+            return None, CoordinateAscent()
+        raise IncompatibleError(
+            f"{model.name!r} has discrete latents {list(model.discrete)}, which "
+            f"{'family' if family is not None else 'algorithm'}={family if family is not None else algorithm!r} cannot "
+            "fit: leave it out, or use algorithm='coordinate_ascent'."
+        )
+    if family is None and algorithm is None and exact(model) is not None:
+        return None, CoordinateAscent()
     if family is not None:
         family = registry.resolve("family", family, registry.FAMILIES, Family)
     else:

@@ -13,10 +13,10 @@ from lowerbound.diagnostics.assessment import Correction
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.evidence import Evidence
 from lowerbound.diagnostics.verdict import Verdict
-from lowerbound.errors import DataError, IncompatibleError
+from lowerbound.errors import DataError, IncompatibleError, unknown_name
 from lowerbound.escalation import Trial
 from lowerbound.expectations.noise import matched_normals
-from lowerbound.families import Block, Point
+from lowerbound.families import Block, FactoredBlock, Point
 from lowerbound.model.base import label
 from lowerbound.sites import SiteMap
 
@@ -160,7 +160,14 @@ class Posterior:
     def mean(self) -> dict[str, np.ndarray]:
         """Posterior means by site, ``[*shape]``."""
         values, w = self._moments()
-        return {k: np.tensordot(w, v, 1)[()] for k, v in values.items()}
+        out = {k: np.tensordot(w, v, 1)[()] for k, v in values.items()}
+        return out | {k: m[()] for k, (m, _) in self._exact().items()}
+
+    def _exact(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Means and variances of latents that have a closed form, where reported draws are q's."""
+        if self.corrected or not isinstance(self.q, FactoredBlock):
+            return {}
+        return {k: v for k, v in self.q.moments().items() if k in self._sites.sites}
 
     def sd(self) -> dict[str, np.ndarray]:
         """Posterior standard deviations by site, ``[*shape]``."""
@@ -171,7 +178,19 @@ class Posterior:
                 centred = v - np.tensordot(w, v, 1)
                 spread = np.sqrt(np.tensordot(w, centred**2, 1))
             out[k] = np.where(np.isnan(spread), np.inf, spread)[()]
-        return out
+        with np.errstate(invalid="ignore"):
+            return out | {k: np.sqrt(v)[()] for k, (_, v) in self._exact().items()}
+
+    def probabilities(self, site: str) -> np.ndarray:
+        """q(z = k) of a discrete latent, ``[*shape, k]``: exact, in the order of its values.
+
+        Raises:
+            UnknownNameError: it is no discrete latent of the model.
+        """
+        blocks = self.q.discrete if isinstance(self.q, FactoredBlock) else {}
+        if site not in blocks:
+            raise unknown_name("discrete latent", site, blocks)
+        return blocks[site]
 
     def quantile(self, probability: float | list[float] | np.ndarray) -> dict[str, np.ndarray]:
         """Posterior quantiles by site, ``[*shape]`` for a number, ``[m, *shape]`` for m of them."""

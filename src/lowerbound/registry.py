@@ -22,6 +22,7 @@ FAMILIES: dict[str, Callable[[], families.Family]] = {
     "point_mass": families.PointMass,
 }
 ALGORITHMS: dict[str, Callable[[], algorithms.Algorithm]] = {
+    "coordinate_ascent": algorithms.CoordinateAscent,
     "score_regression": algorithms.ScoreRegression,
     "sample_average": algorithms.SampleAverage,
     "from_gaussian": algorithms.FromGaussian,

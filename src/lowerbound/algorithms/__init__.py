@@ -1,6 +1,7 @@
 """argmax: how does q move?"""
 
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status
+from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
 from lowerbound.algorithms.flow_training import fit_flow, prepare_flow
 from lowerbound.algorithms.from_gaussian import FromGaussian
 from lowerbound.algorithms.gradient_vi import GradientVI
@@ -11,6 +12,7 @@ from lowerbound.algorithms.shape_ascent import fit_sinh_arcsinh
 
 __all__ = [
     "Algorithm",
+    "CoordinateAscent",
     "FromGaussian",
     "GradientVI",
     "Info",

@@ -50,8 +50,8 @@ def blocks_of(structure: Structure, needed: Iterable[Moment]) -> list[Exponentia
         shapes = {n: structure.latents[n].shape for n in names}
         out.append(JointGaussianBlock(shapes, group.plates, group.dense, first, second))
     for name, functions in structure.statistics.items():
-        if functions:
-            out.append(block_of(structure, name, functions))
+        products = sorted({m.function for m in needed if m.latents == (name,) and m.function is not None}, key=str)
+        out.append(block_of(structure, name, tuple(dict.fromkeys((*functions, *products)))))
     return out
 
 
@@ -70,7 +70,7 @@ def block_of(structure: Structure, name: str, functions: tuple[Function, ...]) -
         if asked <= {_LOG}:
             return DirichletBlock(name, shape, key(_LOG))
         raise NotClosedForm(f"{_listed(asked - {_LOG})} of {name!r}, which for a simplex no family has")
-    if latent.support == "matrix":
+    if latent.support == "matrix" and asked:
         for own, inverse in ((IDENTITY, False), (INVERSE, True)):
             if asked <= {own, LOG_DET}:
                 return WishartBlock(name, shape, key(own), key(LOG_DET), inverse=inverse)
@@ -83,6 +83,8 @@ def block_of(structure: Structure, name: str, functions: tuple[Function, ...]) -
             return PowerGammaBlock(name, shape, power, key(_LOG), key(next(iter(rest))))
     if latent.support == "unit" and asked <= {_LOG, _LOG_COMPLEMENT}:
         return BetaBlock(name, shape, key(_LOG), key(_LOG_COMPLEMENT))
+    if not asked:
+        raise NotClosedForm(f"a flat density of {name!r}, which is not proper")
     if latent.support in ("positive", "unit", "real"):
         size = 1
         for n in shape:

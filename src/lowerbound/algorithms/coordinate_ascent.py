@@ -170,7 +170,7 @@ class CoordinateAscent(Algorithm):
         joined: Whether Gaussian sites that occur in products with each other share one block. Without, each site is
             a block of its own: mean field.
         accelerate: Whether the sequence of sweeps is extrapolated.
-        init: Where to start: from names of latents to values.
+        init_values: Where to start: from names of latents to values; ``lb.fit(..., init=...)`` sets it.
     """
 
     tolerance: float = 1e-9
@@ -190,7 +190,11 @@ class CoordinateAscent(Algorithm):
         return f"a sweep over all blocks raised the exact ELBO by less than {self.tolerance:g} of its size, twice"
 
     def check(self, model: Any, family: Any) -> None:
-        raise IncompatibleError("CoordinateAscent has its own family; leave family out.")
+        if family is not None:
+            raise IncompatibleError(
+                f"CoordinateAscent derives its own family from the model; it cannot fit {family.name!r}. Leave family "
+                "out."
+            )
 
     def started_from(self, values: Mapping[str, Any] | None) -> CoordinateAscent:
         """The same, started from given values of some latents."""

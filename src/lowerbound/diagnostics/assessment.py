@@ -31,6 +31,7 @@ from lowerbound.diagnostics.verdict import (
     judge_point,
     judge_tails,
     judge_unchecked,
+    judge_unweighed,
 )
 from lowerbound.families import Block, DiagonalGaussian, GaussianBlock, MixtureBlock, TransportedBlock
 from lowerbound.kernel import Kernel
@@ -279,6 +280,22 @@ def _held(q: Block, modes: list[Mode]) -> list[GaussianBlock]:
         return list(q.components)
     own = q if isinstance(q, GaussianBlock) else DiagonalGaussian(np.asarray(q.mean), np.sqrt(np.asarray(q.variance())))
     return [own, *(m.gaussian for m in modes if m.separate)]
+
+
+def unchecked(q: Block, status: Status, rule: str, why: str, seed: int) -> Assessment:
+    """q as it is, with a verdict that says that nothing was checked.
+
+    Args:
+        q, status, rule: What the fit came to.
+        why: Why not.
+        seed: Of the draws kept.
+    """
+    n = max(1, min(2048, _KEPT // max(q.dimension, 1)))
+    draws = q.sample(np.random.default_rng([seed, 1]), n) if q.dimension else np.zeros((n, 0))
+    verdict = judge_unweighed(status, rule, why)
+    nothing = Estimate(np.nan, np.nan)
+    none = Evidence(Estimate(-np.inf, 0.0), None, 0, "nothing was weighed")
+    return Assessment(verdict, "q", draws, np.full(n, 1 / n), np.empty(0), nothing, none, np.inf, float(n))
 
 
 def _point(q: Block, verdict: Verdict) -> Assessment:

@@ -10,7 +10,7 @@ from scipy.special import gammaln, logsumexp
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.pareto import effective_size
 from lowerbound.expectations.noise import stratified_normals, student_scales
-from lowerbound.families import Block, DenseGaussian, FlowBlock, MixtureBlock, SinhArcsinhBlock
+from lowerbound.families import Block, DenseGaussian, FactoredBlock, FlowBlock, MixtureBlock, SinhArcsinhBlock
 
 #: Degrees of freedom of learned components: heavier than a Gaussian's tails, with finite fourth moments.
 _DEGREES = 6.0
@@ -72,7 +72,12 @@ class Component:
 
 
 def about(q: Block, degrees: float) -> tuple[list[Component], np.ndarray]:
-    """The Student-t about q and its share; of a mixture one about each of its Gaussians, with theirs."""
+    """The Student-t about q and its share; of a mixture one about each of its Gaussians, with theirs.
+
+    About a product of exponential families it is that about the Gaussian with the same mean and covariance.
+    """
+    if isinstance(q, FactoredBlock):
+        return [Component(q.gaussian, degrees)], np.ones(1)
     if isinstance(q, MixtureBlock):
         return [Component(c, degrees) for c in q.components], np.asarray(q.shares)
     return [Component(q, degrees)], np.ones(1)

@@ -353,6 +353,25 @@ def judge_unchecked(verdict: Verdict) -> Verdict:
     )
 
 
+def judge_unweighed(status: Status, rule: str, why: str) -> Verdict:
+    """NOT_TRUSTED: the ELBO is exact, but how far below the evidence it is has not been asked."""
+    return Verdict(
+        VerdictStatus.NOT_TRUSTED,
+        f"q maximises the exact ELBO, but it was not compared with the posterior: {why}.",
+        (status.sentence + (f" ({rule})" if status is Status.CONVERGED and rule else ""),),
+        (),
+        "Means and predictions of a product of independent blocks are usually good, its sds too small where latents "
+        "are correlated: check them on a part of the data that is small enough to be checked.",
+        status.converged,
+        rule,
+        Estimate(np.nan, 0.0),
+        np.inf,
+        Estimate(np.nan, np.nan),
+        0.0,
+        ("the posterior itself: q's draws were not weighed",),
+    )
+
+
 def judge_tails(verdict: Verdict, heavy: tuple[str, ...]) -> Verdict:
     """NOT_TRUSTED where parameters have tails so heavy that their sd may not exist."""
     if not heavy or verdict.fatal:

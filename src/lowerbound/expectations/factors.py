@@ -118,7 +118,8 @@ def random_factors(model: Model, arguments: Sequence[Any] | None = None) -> Join
     arguments = model.arguments if arguments is None else arguments
     traced = any(isinstance(a, Tracer) for a in arguments)
     latents = latents_of(model)
-    with float64():
+    # What is not finite is dealt with where it is used, as in JAX: a mask or a choice may leave it out.
+    with float64(), np.errstate(all="ignore"):
         notes: list[_Traced] = []
 
         def arrays(values: Mapping[str, Any], data: Sequence[Any]) -> list[Any]:

@@ -80,7 +80,12 @@ class Function:
     def power(self, a: float) -> Function | None:
         own = self.exponent
         if own is None:
-            return None
+            if not (float(a).is_integer() and 0 < a <= 4):
+                return None
+            out = self
+            for _ in range(int(a) - 1):
+                out = out * self
+            return out
         return IDENTITY if own * a == 1 else Function((Part("power", own * a),)) if own * a else Function(())
 
     def log(self) -> tuple[float, Function] | None:

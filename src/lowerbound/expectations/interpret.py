@@ -157,7 +157,8 @@ def _performed(eqn: Any, inputs: Sequence[Node]) -> Any:
         if isinstance(n.value, NotClosedForm):
             return n.value
     try:
-        return operations.perform(eqn.primitive, [_lazily(n) for n in inputs], dict(eqn.params))
+        kinds = [n.dtype for n in inputs]
+        return operations.perform(eqn.primitive, [_lazily(n) for n in inputs], dict(eqn.params), kinds)
     except NotClosedForm as e:
         e.line = e.line or line_of(eqn)
         return e

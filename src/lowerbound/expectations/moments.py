@@ -349,6 +349,8 @@ def _contraction(t: Term, axes: tuple[Axis, ...], structure: Structure) -> Contr
         inside = {a.latent.name for s in t.exponent.terms for a in s.atoms}
         if any(a.latent.name in structure.gaussian and _shares(structure, a.latent.name, inside) for a in t.atoms):
             raise NotClosedForm("the exponential of a Gaussian times that Gaussian")
+        for n in sorted(inside - set(structure.gaussian)):  # another function of it has made it something else
+            raise NotClosedForm(f"the exponential of {n!r}, which is not Gaussian in the posterior")
         exponents = expectation(t.exponent, structure), expectation(t.exponent * t.exponent, structure)
         exponent_axes = tuple(a for a in t.exponent.axes if a is not None)
     return Contraction(t.constants, tuple(moments), exponents, exponent_axes, axes)

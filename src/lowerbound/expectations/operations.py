@@ -20,6 +20,7 @@ import numpy as np
 from lowerbound.errors import DataError
 from lowerbound.expectations import values as v
 from lowerbound.expectations.axes import Axis, Const, Lookup, constant
+from lowerbound.expectations.functions import INDICATOR
 from lowerbound.expectations.values import NotClosedForm, Term, Value
 
 #: Elements of an array of integers that an operation may make to keep track of places.
@@ -30,11 +31,18 @@ _CUMULATIVE = 5000
 
 @dataclass(frozen=True, eq=False)
 class Composed:
-    """An elementwise function, outside of the algebra, of a value inside of it."""
+    """An elementwise function, outside of the algebra, of a value inside of it.
+
+    Attributes:
+        inner: That value.
+        call, name: The function; the name says all of it, since functions of the same name are one statistic.
+        jumps: Whether it is a step function, of which no grid gives the expectation exactly.
+    """
 
     inner: Value
     call: Callable[[Any], Any]
     name: str
+    jumps: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -52,6 +60,8 @@ class Matrix:
 def value_of(x: Any) -> Value:
     """As a value of the algebra, if it is one."""
     if isinstance(x, Composed):
+        if x.jumps:
+            raise NotClosedForm(f"{x.name}, which jumps, of a continuous latent")
         out = v.of_one_element(x.inner, x.name, x.call)
         if out is None:
             raise NotClosedForm(f"{x.name} of an expression of several elements")
@@ -73,23 +83,29 @@ def _operation(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
     return register
 
 
-def perform(primitive: Any, inputs: Sequence[Any], params: dict[str, Any]) -> Any:
+def perform(primitive: Any, inputs: Sequence[Any], params: dict[str, Any], kinds: Sequence[Any]) -> Any:
     """One operation on values, at least one of which is random.
+
+    Args:
+        primitive, params: The operation.
+        inputs: What it is done to.
+        kinds: Their types: values have none, and an operation on whole numbers is another than that on real ones.
 
     Raises:
         NotClosedForm: it has no place in the algebra.
     """
     name = primitive.name
-    operation = OPERATIONS.get(name)
+    operation = OPERATIONS.get(name) if _is_algebra(name, params, kinds) else None
     failed: NotClosedForm | None = None
-    if name in STRUCTURAL and any(isinstance(x, Composed) for x in inputs):
-        (x,) = [x for x in inputs if isinstance(x, Composed)]
-        inner = [x.inner if y is x else y for y in inputs]
-        return Composed(OPERATIONS[name](inner, params), x.call, x.name)
+    if name in STRUCTURAL and isinstance(x := inputs[0], Composed):
+        places = [value_of(y) for y in inputs[1:]]
+        return Composed(OPERATIONS[name]([x.inner, *places], params), x.call, x.name, x.jumps)
     if name in ELEMENTWISE and not any(isinstance(x, Matrix) for x in inputs):
         if not any(isinstance(x, Composed) for x in inputs):
-            if name not in _POLYNOMIAL and (found := v.tabulate(inputs, _on_arrays(primitive, params))) is not None:
-                return found
+            if name not in _POLYNOMIAL or operation is None:
+                found = v.tabulate(inputs, _on_arrays(primitive, params, kinds))
+                if found is not None:
+                    return found
             if operation is not None:
                 try:
                     return operation([v.as_value(x) for x in inputs], params)
@@ -100,29 +116,38 @@ def perform(primitive: Any, inputs: Sequence[Any], params: dict[str, Any]) -> An
                 return operation([value_of(x) for x in inputs], params)
             except NotClosedForm as e:
                 failed = e
-        composed = _composed(primitive, inputs, params)
+        composed = _composed(primitive, inputs, params, kinds)
         if composed is not None:
             return composed
         raise failed or NotClosedForm(name)
     if operation is None:
         raise NotClosedForm(name, rewrite=_REWRITES.get(name, ""))
-    return operation(inputs, params)
+    return operation([value_of(x) for x in inputs], params)
 
 
 #: Operations that the algebra does by itself on functions of a discrete latent too.
 _POLYNOMIAL = ("add", "sub", "mul", "neg", "add_any", "convert_element_type")
-_LOGICAL = ("and", "or", "not", "xor")
 
 
-def _on_arrays(primitive: Any, params: dict[str, Any]) -> Callable[..., np.ndarray]:
+def _is_algebra(name: str, params: dict[str, Any], kinds: Sequence[Any]) -> bool:
+    """Whether the operation is that of real numbers: not one that rounds to whole numbers, or to truths."""
+    if name == "div":
+        return not any(np.issubdtype(k, np.integer) for k in kinds)
+    if name == "convert_element_type":
+        return _width(kinds[0]) <= _width(params["new_dtype"])
+    return True
+
+
+def _width(kind: Any) -> int:
+    return 0 if kind == bool else 1 if np.issubdtype(kind, np.integer) else 2
+
+
+def _on_arrays(primitive: Any, params: dict[str, Any], kinds: Sequence[Any]) -> Callable[..., np.ndarray]:
     """The operation on known arrays, whatever trace is under way."""
 
     def call(*arrays: Any) -> np.ndarray:
         with jax.ensure_compile_time_eval():
-            parts = [jnp.asarray(a) for a in np.broadcast_arrays(*arrays)]
-            for n in range(len(parts)):
-                if primitive.name in _LOGICAL or (primitive.name == "select_n" and n == 0):
-                    parts[n] = parts[n].astype(bool)
+            parts = [jnp.asarray(a).astype(k) for a, k in zip(np.broadcast_arrays(*arrays), kinds, strict=True)]
             return np.asarray(primitive.bind(*parts, **params))
 
     return call
@@ -138,7 +163,7 @@ _REWRITES = {
 }
 
 
-def _composed(primitive: Any, inputs: Sequence[Any], params: dict[str, Any]) -> Composed | None:
+def _composed(primitive: Any, inputs: Sequence[Any], params: dict[str, Any], kinds: Sequence[Any]) -> Composed | None:
     """The function of one value that an elementwise operation makes; None where there are two."""
     inner: Value | None = None
     parts: list[Callable[[Any], Any]] = []
@@ -157,30 +182,34 @@ def _composed(primitive: Any, inputs: Sequence[Any], params: dict[str, Any]) -> 
                 return None
             inner = value
             parts.append(lambda t: t)
+            names.append("·")
             continue
         c = v.constant_of(value)
         if not c.known or not c.array.size or not np.all(c.array == c.array.flat[0]):
             return None
         number = c.array.flat[0]
         parts.append(lambda t, number=number: number)
+        names.append(repr(float(number)))
     if inner is None:
         return None
 
     def call(t: Any) -> Any:
         t = jnp.asarray(t)
         arguments = [jnp.broadcast_to(jnp.asarray(p(t)), t.shape) for p in parts]
-        kinds = [t.dtype] * len(arguments)
-        if primitive.name in _LOGICAL:
-            kinds = [bool] * len(arguments)
-        elif primitive.name == "select_n":
-            kinds[0] = bool
-        arguments = [a.astype(k) for a, k in zip(arguments, kinds, strict=True)]
-        return primitive.bind(*arguments, **({} if primitive.name == "convert_element_type" else params))
+        return primitive.bind(*(a.astype(k) for a, k in zip(arguments, kinds, strict=True)), **params)
 
+    jumps = primitive.name in _JUMPS or any(isinstance(x, Composed) and x.jumps for x in inputs)
     if primitive.name == "convert_element_type":
-        return Composed(inner, parts[0], names[0] if names else "identity")
-    name = primitive.name if not names else f"{primitive.name}({names[0]})"
-    return Composed(inner, call, name if len(name) < 40 else name[:36] + " ..")
+        jumps = jumps or not _is_algebra(primitive.name, params, kinds)
+    if primitive.name == "select_n":  # a choice between functions may be smooth; between constants it is not
+        moving = [x for x in inputs[1:] if isinstance(x, Composed) or v.as_value(x).random]
+        jumps = not moving or any(isinstance(x, Composed) and x.jumps for x in moving)
+    own = {k: x for k, x in params.items() if x is not None and k not in ("weak_type", "sharding")}
+    name = primitive.name + ("".join(f"[{k}={own[k]}]" for k in sorted(own)))
+    return Composed(inner, call, name if names == ["·"] else f"{name}({', '.join(names)})", jumps)
+
+
+_JUMPS = {"eq", "ne", "lt", "le", "gt", "ge", "floor", "ceil", "round", "sign", "rem", "is_finite", "not", "and", "or"}
 
 
 # -- elementwise -------------------------------------------------------------------------------------
@@ -272,15 +301,23 @@ def _abs(x: Sequence[Value], _: Any) -> Value:
     if len(x[0].terms) == 1:
         (t,) = x[0].terms
         fixed = all(c.known and (c.array >= 0).all() for c in t.constants)
-        positive = {"positive", "unit", "simplex"}
-        if fixed and t.exponent is None and all(a.latent.support in positive for a in t.atoms):
+        if fixed and all(_positive(a) for a in t.atoms):
             return x[0]
     raise NotClosedForm("abs")
 
 
+def _positive(a: Any) -> bool:
+    """Whether an atom is never negative: an indicator, or a power (not the logarithm) of what never is."""
+    power = a.latent.support in ("positive", "unit", "simplex") and a.function.exponent is not None
+    return power or a.function is INDICATOR
+
+
 @_operation("select_n")
 def _select(x: Sequence[Any], _: Any) -> Value:
+    if len(x) != 3:
+        raise NotClosedForm("a choice of more than two")
     which, no, yes = x
+    which = which.expand(*range(yes.ndim - which.ndim))  # one truth may choose between whole arrays
     if which.random:
         if v.as_table(which) is None:
             raise NotClosedForm("a choice that depends on a continuous latent")
@@ -433,11 +470,22 @@ def _rev(x: Sequence[Any], params: Any) -> Value:
     return value
 
 
+@_operation("tile")
+def _tile(x: Sequence[Any], params: Any) -> Value:
+    value = x[0]
+    for d, times in enumerate(params["reps"]):
+        value = _taken(value, d, np.tile(np.arange(value.shape[d]), times))
+    return value
+
+
 @_operation("dynamic_slice")
 def _dynamic_slice(x: Sequence[Any], params: Any) -> Value:
     value, starts = v.as_value(x[0]), x[1:]
     for d, (start, size) in enumerate(zip(starts, params["slice_sizes"], strict=True)):
         if size == value.shape[d]:
+            continue
+        if start.random and size == 1:  # x[z], z one discrete latent
+            value = index(value, d - value.ndim, start).expand(d)
             continue
         start = np.asarray(v.array_of(v.as_value(start)))
         at = int(np.clip(start, 0, value.shape[d] - size))

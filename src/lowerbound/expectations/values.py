@@ -128,7 +128,7 @@ class Term:
             tuple(c.renamed(names) for c in self.constants),
             tuple(a.renamed(names) for a in self.atoms),
             frozenset(names.get(a, a) for a in self.summed),
-            None if self.exponent is None else self.exponent.renamed(names),
+            None if self.exponent is None else added((self.exponent.renamed(names),)),
         )
 
     def fresh(self) -> Term:
@@ -139,7 +139,9 @@ class Term:
     def random_axes(self) -> set[Axis]:
         """Axes that a latent runs along."""
         out = {a for atom in self.atoms for a in atom.axes}
-        return out | ({a for a in self.exponent.axes if a is not None} if self.exponent is not None else set())
+        for t in () if self.exponent is None else self.exponent.terms:
+            out |= (t.random_axes | {a for c in t.constants for a in c.axes}) - t.summed
+        return out
 
     @property
     def zero(self) -> bool:
@@ -221,7 +223,7 @@ class Value:
     def looked_up(self, places: Mapping[Axis, Lookup], axes: Sequence[Axis | None]) -> Value:
         """With some axes looked up; ``axes`` are those of the result."""
         plain = {a: _plain(a, i) for a, i in places.items()}
-        return Value(tuple(axes), tuple(_term_at(t, plain) for t in self.terms))
+        return Value(tuple(axes), merged(_term_at(t, plain) for t in self.terms))
 
 
 def _plain(axis: Axis, lookup: Lookup) -> Index:
@@ -303,7 +305,8 @@ def product(s: Term, t: Term) -> Term | None:
     """The product of two terms over the same axes; None where it is zero."""
     t = t.fresh()
     constants, atoms, summed = list(s.constants + t.constants), list(s.atoms), set(s.summed | t.summed)
-    exponent = s.exponent if t.exponent is None else t.exponent if s.exponent is None else s.exponent + t.exponent
+    exponents = [e for e in (s.exponent, t.exponent) if e is not None]
+    exponent = added(exponents) if exponents else None
     names: dict[Axis, Axis] = {}
     for b in t.atoms:
         found = None
@@ -344,6 +347,12 @@ def product(s: Term, t: Term) -> Term | None:
     if names:
         out = out.renamed(names)
     return simplified(out)
+
+
+def added(exponents: Sequence[Value]) -> Value:
+    """The sum of exponents. Their axes are known by identity, wherever they stand."""
+    axes = dict.fromkeys(a for e in exponents for a in e.axes if a is not None)
+    return Value(tuple(axes), merged(t for e in exponents for t in e.terms))
 
 
 def _never(a: Atom, b: Atom) -> bool:
@@ -551,7 +560,10 @@ def _from_table(axes: tuple[Axis | None, ...], atom: Atom, table: Const) -> Valu
 
 
 def tabulate(values: Sequence[Any], function: Callable[..., Any]) -> Value | None:
-    """A function of several values that all depend on one discrete element, or on none; else None."""
+    """A function of several values that all depend on one discrete element, or on none; else None.
+
+    (A value that looks random may turn out constant: ``z < 0``.)
+    """
     parts = [as_value(v) for v in values]
     ndim = max(p.ndim for p in parts)
     tables: list[tuple[Value, tuple[Atom, Const] | None]] = []
@@ -583,14 +595,12 @@ def tabulate(values: Sequence[Any], function: Callable[..., Any]) -> Value | Non
         else:
             c = c.renamed({a.index[-1]: atom.index[-1]})  # pyright: ignore
         arrays.append(c)
-    if atom is None:
+    if not all(c.known for c in arrays):
         return None
-    axes = tuple(a for a in (*lead.axes, atom.index[-1]) if a is not None and any(a in c.axes for c in arrays))
-    table = Const(np.asarray(function(*(spread(c, axes) for c in arrays))), axes)  # pyright: ignore
-    if table.array.dtype == bool:
-        table = Const(table.array.astype(float), table.axes)
-    k = atom.index[-1]
-    if k not in table.axes:
+    k = None if atom is None else atom.index[-1]
+    axes = tuple(a for a in (*lead.axes, k) if a is not None and any(a in c.axes for c in arrays))
+    table = Const(np.asarray(function(*(spread(c, axes) for c in arrays)), float), axes)  # pyright: ignore
+    if atom is None or k not in table.axes:
         return Value(lead.axes, (Term((table,)),))
     return _from_table(lead.axes, atom, table)
 
@@ -667,11 +677,11 @@ def log(v: Any) -> Value:
         scale, f = f
         times = (Const(np.asarray(scale), ()),)
         out.append(simplified(replace(frame, constants=times, atoms=(*indicators, replace(a, function=f)))))
-    whole = Value(v.axes, merged(out))
-    if term.exponent is not None:
-        lead = Value(v.axes, (frame,)) if indicators else as_value(1.0)
-        whole = whole + lead * term.exponent
-    return whole
+    for t in () if term.exponent is None else term.exponent.terms:
+        found = product(frame, t)
+        if found is not None:
+            out.append(found)
+    return Value(v.axes, merged(out))
 
 
 _MIXTURE = (

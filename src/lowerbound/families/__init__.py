@@ -1,9 +1,10 @@
-"""q(z): blocks on the unconstrained space, and products of them."""
+"""q(z): blocks on the unconstrained space, exponential families on the constrained one, and products of them."""
 
 from lowerbound.families.arrow import Arrow, ArrowGaussian, ArrowLayout
 from lowerbound.families.base import Block, Family, GaussianBlock, TransportedBlock
 from lowerbound.families.dense import Dense, DenseGaussian
 from lowerbound.families.diagonal import Diagonal, DiagonalGaussian
+from lowerbound.families.factored import FactoredBlock, Place
 from lowerbound.families.flow import Flow, FlowBlock
 from lowerbound.families.low_rank import LowRank, LowRankGaussian
 from lowerbound.families.mixture import MixtureBlock
@@ -21,6 +22,7 @@ __all__ = [
     "DenseGaussian",
     "Diagonal",
     "DiagonalGaussian",
+    "FactoredBlock",
     "Family",
     "Flow",
     "FlowBlock",
@@ -28,6 +30,7 @@ __all__ = [
     "LowRank",
     "LowRankGaussian",
     "MixtureBlock",
+    "Place",
     "Point",
     "PointMass",
     "Product",

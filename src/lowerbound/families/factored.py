@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import biject_to, constraints
 
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.families.base import Block
+from lowerbound.families.coordinates import constrain, unconstrain
 from lowerbound.families.dense import DenseGaussian
 from lowerbound.families.diagonal import DiagonalGaussian
-from lowerbound.families.exponential import ExponentialBlock
+from lowerbound.families.exponential import CategoricalBlock, ExponentialBlock
 from lowerbound.families.exponential.base import Parameters
 from lowerbound.precision import float64
 
@@ -27,14 +27,6 @@ from lowerbound.precision import float64
 _DRAWS = 4096
 #: Dimensions up to which the Gaussian that stands in for it is dense.
 _DENSE = 300
-
-_CONSTRAINTS = {
-    "real": constraints.real,
-    "positive": constraints.positive,
-    "unit": constraints.unit_interval,
-    "simplex": constraints.simplex,
-    "matrix": constraints.positive_definite,
-}
 
 
 class Place(NamedTuple):
@@ -88,23 +80,17 @@ class FactoredBlock(Block):
     def transform(self, noise: Any) -> Any:
         values = self.values(noise)
         x = np.empty((len(noise), self.dimension))
-        with float64():
-            for p in self.places:
-                u = biject_to(_CONSTRAINTS[p.support])._inverse(jnp.asarray(values[p.name]))
-                x[:, p.slice] = np.asarray(u).reshape(len(x), -1)
+        for p in self.places:
+            x[:, p.slice] = unconstrain(p.support, values[p.name]).reshape(len(x), -1)
         return x
 
     def constrained(self, x: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The latents at ``x [s, d]``, and log |det dz/du| ``[s]``."""
         x = np.asarray(x, float)
         values, log_det = {}, np.zeros(len(x))
-        with float64():
-            for p in self.places:
-                t = biject_to(_CONSTRAINTS[p.support])
-                u = jnp.asarray(x[:, p.slice]).reshape((len(x), *p.unconstrained_shape))
-                z = t(u)
-                values[p.name] = np.asarray(z)
-                log_det += np.asarray(t.log_abs_det_jacobian(u, z)).reshape(len(x), -1).sum(1)
+        for p in self.places:
+            values[p.name], own = constrain(p.support, x[:, p.slice].reshape((len(x), *p.unconstrained_shape)))
+            log_det = log_det + own
         return values, log_det
 
     def log_prob(self, x: Any) -> Any:
@@ -140,6 +126,13 @@ class FactoredBlock(Block):
             return DiagonalGaussian(self.mean, np.sqrt(self.variance()))
         covariance = np.atleast_2d(np.cov(self._draws.T))
         return DenseGaussian(self.mean, np.linalg.cholesky(covariance))
+
+    @cached_property
+    def discrete(self) -> dict[str, np.ndarray]:
+        """Probabilities of the values of each discrete latent ``[*shape, k]``."""
+        with float64():
+            pairs = zip(self.blocks, self.naturals, strict=True)
+            return {b.latents[0]: b.probabilities(n) for b, n in pairs if isinstance(b, CategoricalBlock)}
 
     def moments(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Exact means and variances of every latent on the constrained space, the discrete ones among them."""

@@ -136,6 +136,17 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         placed = place({n: s for n, s in sites.items() if n not in discrete})
 
     count = len(bound.arrays)
+    if discrete:
+
+        def of_discrete(values: Mapping[str, Any], arguments: Sequence[Any]) -> dict[str, Any]:
+            trace = run(arguments, lambda site: values.get(site["name"], _feasible(site)))
+            return {n: trace[n]["value"] for n in deterministics}
+
+        with float64():
+            stand_in = {n: jnp.zeros(d.shape, jnp.result_type(int)) for n, d in discrete.items()}
+            moved_by = depend_on_latents(of_discrete, stand_in, abstract(bound.arrays)) if deterministics else {}
+        # Their value differs with that of a discrete latent, which the map from the vector does not have.
+        deterministics = {n: s for n, s in deterministics.items() if not moved_by.get(n)}
 
     def evaluate(
         params: Mapping[str, Any], arguments: Sequence[Any], constrained: bool, moved: Sequence[str] = ()

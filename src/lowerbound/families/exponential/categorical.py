@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import log_softmax, ndtr, softmax
 
 from lowerbound.families.exponential.base import ExponentialBlock, Parameters
 
@@ -48,7 +48,7 @@ class CategoricalBlock(ExponentialBlock):
         return (jnp.isfinite(a) | (a == -jnp.inf)).all() & jnp.isfinite(a).any(-1).all()
 
     def probabilities(self, natural: Parameters) -> np.ndarray:
-        return np.asarray(self.moments(natural)[self.indicator])
+        return softmax(np.asarray(natural[self.indicator]), axis=-1)
 
     @property
     def noise_dimension(self) -> int:
@@ -60,7 +60,7 @@ class CategoricalBlock(ExponentialBlock):
         return {self.latents[0]: self.values[np.minimum((u > edges).sum(-1), len(self.values) - 1)]}
 
     def log_prob(self, natural: Parameters, values: Mapping[str, Any]) -> Any:
-        log_q = np.asarray(jax.nn.log_softmax(natural[self.indicator], axis=-1))
+        log_q = log_softmax(np.asarray(natural[self.indicator]), axis=-1)
         x = np.asarray(values[self.latents[0]])
         place = np.searchsorted(self.values, x)
         out = np.take_along_axis(np.broadcast_to(log_q, (*x.shape, len(self.values))), place[..., None], -1)[..., 0]

@@ -70,9 +70,9 @@ class JointGaussianBlock(ExponentialBlock):
     def natural(self, gradient: Parameters) -> dict[Hashable, Any]:
         return dict(gradient)
 
-    def vectors(self, natural: Parameters) -> tuple[Any, Any]:
+    def vectors(self, natural: Parameters, xp: Any = jnp) -> tuple[Any, Any]:
         """eta ``[*plates, size]`` and the precision ``[*plates, size, size]``."""
-        eta = self._join({n: natural[k] for n, k in self.first.items()}, jnp)
+        eta = self._join({n: natural[k] for n, k in self.first.items()}, xp)
         rows = []
         for a in self.latents:
             row = []
@@ -82,14 +82,14 @@ class JointGaussianBlock(ExponentialBlock):
                 if turned:
                     k = self.second.get((b, a))
                 if k is None:
-                    row.append(jnp.zeros((*self.plate_shape, self.sizes[a], self.sizes[b]), eta.dtype))
+                    row.append(xp.zeros((*self.plate_shape, self.sizes[a], self.sizes[b]), eta.dtype))
                     continue
                 shape = (self.sizes[b], self.sizes[a]) if turned else (self.sizes[a], self.sizes[b])
                 g = natural[k].reshape((*self.plate_shape, *shape))
-                g = jnp.swapaxes(g, -1, -2) if turned else g
-                row.append(-(g + jnp.swapaxes(g, -1, -2)) if a == b else -g)
-            rows.append(jnp.concatenate(row, axis=-1))
-        return eta, jnp.concatenate(rows, axis=-2)
+                g = xp.swapaxes(g, -1, -2) if turned else g
+                row.append(-(g + xp.swapaxes(g, -1, -2)) if a == b else -g)
+            rows.append(xp.concatenate(row, axis=-1))
+        return eta, xp.concatenate(rows, axis=-2)
 
     def mean_covariance(self, natural: Parameters) -> tuple[Any, Any]:
         """Mean ``[*plates, size]`` and covariance ``[*plates, size, size]``."""
@@ -132,8 +132,11 @@ class JointGaussianBlock(ExponentialBlock):
     # -- on the host ---------------------------------------------------------------------------------
 
     def _host(self, natural: Parameters) -> tuple[np.ndarray, np.ndarray]:
-        mean, covariance = self.mean_covariance(natural)
-        return np.asarray(mean), np.asarray(covariance)
+        """Mean and covariance, by NumPy."""
+        eta, precision = self.vectors({k: np.asarray(v) for k, v in natural.items()}, np)
+        covariance = np.linalg.inv(precision)
+        covariance = 0.5 * (covariance + np.swapaxes(covariance, -1, -2))
+        return np.einsum("...ij,...j->...i", covariance, eta), covariance
 
     @property
     def noise_dimension(self) -> int:

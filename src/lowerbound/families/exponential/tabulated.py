@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import expit, ndtr
 
 from lowerbound.families.exponential.base import ExponentialBlock, Parameters
 
@@ -38,6 +38,7 @@ class TabulatedBlock(ExponentialBlock):
         self.latents, self.shape, self.support = (name,), tuple(shape), support
         self.statistics = dict(statistics)
         self.keys = tuple(self.statistics)
+        self._compiled: Any = None
         self.family = "free form on a grid"
 
     # -- coordinates ---------------------------------------------------------------------------------
@@ -129,29 +130,49 @@ class TabulatedBlock(ExponentialBlock):
 
     def from_normal(self, natural: Parameters, noise: np.ndarray) -> dict[str, np.ndarray]:
         """By inverting the distribution function, linear between the points of the grid."""
-        u, log_w, _ = (np.asarray(a) for a in self.grid(natural))
+        u, log_w, _ = self._table(natural)
         u, w = u.reshape(-1, _FINE), np.exp(log_w).reshape(-1, _FINE)
         p = ndtr(noise.reshape(len(noise), -1))
         out = np.empty((len(noise), len(u)))
         for j in range(len(u)):
             mass = np.concatenate([[0.0], np.cumsum(0.5 * (w[j, 1:] + w[j, :-1]))])
             out[:, j] = np.interp(p[:, j] * mass[-1], mass, u[j])
-        x, _ = self._constrain(jnp.asarray(out))
-        return {self.latents[0]: np.asarray(x).reshape(len(noise), *self.shape)}
+        return {self.latents[0]: self._values(out).reshape(len(noise), *self.shape)}
+
+    def _values(self, u: np.ndarray) -> np.ndarray:
+        return np.exp(u) if self.support == "positive" else expit(u) if self.support == "unit" else u
+
+    def _table(self, natural: Parameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The grid, in one compiled program."""
+        if self._compiled is None:
+            self._compiled = jax.jit(lambda values: self.grid(dict(zip(self.keys, values, strict=True))))
+        u, log_w, log_a = self._compiled([np.asarray(natural[k]) for k in self.keys])
+        return np.asarray(u), np.asarray(log_w), np.asarray(log_a)
 
     def log_prob(self, natural: Parameters, values: Mapping[str, Any]) -> Any:
         natural = {k: np.asarray(v) for k, v in natural.items()}
         x = np.asarray(values[self.latents[0]], float)
-        _, _, log_a = self.grid(natural)
+        _, _, log_a = self._table(natural)
         out = sum(natural[k] * np.asarray(t(x, np)) for k, t in self.statistics.items()) - np.asarray(log_a)
         return np.asarray(out).reshape(len(x), -1).sum(1)
 
     def mean_and_variance(self, natural: Parameters) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        u, log_w, _ = self.grid(natural)
-        x, w = np.asarray(self._constrain(u)[0]), np.exp(np.asarray(log_w))
+        u, log_w, _ = self._table(natural)
+        x, w = self._values(u), np.exp(log_w)
         mean = (w * x).sum(-1)
         return {self.latents[0]: (mean, (w * (x - mean[..., None]) ** 2).sum(-1))}
 
     def start(self, rng: np.random.Generator, spread: float) -> dict[Hashable, Any]:
-        """Nothing: the first update is of all statistics at once."""
-        return {k: np.zeros(self.shape) for k in self.keys}
+        """What is nearest to a standard normal u, by least squares on the log densities."""
+        u = np.linspace(-4.0, 4.0, 101)
+        x = self._values(u)
+        slope = {"positive": u, "unit": np.log(expit(u)) + np.log(expit(-u))}.get(self.support, np.zeros_like(u))
+        columns = [np.asarray(t(x, np), float) for t in self.statistics.values()]
+        design = np.stack([*columns, np.ones_like(u)], axis=1)
+        weight = np.exp(-0.25 * u**2)[:, None]
+        scale = np.abs(design * weight).max(0)
+        found = np.linalg.lstsq(design * weight / scale, (-0.5 * u**2 - slope) * weight[:, 0], rcond=1e-10)[0]
+        # What rounding alone has left may be large far out, with the wrong sign.
+        found = np.where(np.abs(found) > 1e-6, found, 0.0) / scale
+        out = {k: np.full(self.shape, a) for k, a in zip(self.keys, found[:-1], strict=True)}
+        return out if bool(self.proper(out)) else {k: np.zeros(self.shape) for k in self.keys}

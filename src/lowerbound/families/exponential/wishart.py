@@ -42,7 +42,7 @@ class WishartBlock(ExponentialBlock):
         """nu and V of the Wishart matrix."""
         a, b = natural[self.log_det], natural[self.matrix]
         nu = -2 * a - self.d - 1 if self.inverse else 2 * a + self.d + 1
-        return nu, -(b + jnp.swapaxes(b, -1, -2))
+        return nu, -(b + b.swapaxes(-1, -2))
 
     def natural(self, gradient: Parameters) -> dict[Hashable, Any]:
         return dict(gradient)

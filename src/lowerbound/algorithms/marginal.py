@@ -1,0 +1,98 @@
+r"""Discrete latents summed out: log p(x, theta) = log sum_z p(x, theta, z), by the same algebra.
+
+Given theta, log p(x, theta, z) is c(theta) + sum_n sum_k 1[z_n = k] l_nk(theta) wherever no term has two different
+discrete elements in it. Then
+
+    log p(x, theta) = c(theta) + sum_n log sum_k exp l_nk(theta),      p(z_n = k | x, theta) = softmax(l_n)_k,
+
+where l is the derivative with respect to the indicators, and theta stands in for a q with all its mass at one point
+(at which every augmentation bound is tight). It costs what one evaluation of every component costs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lowerbound.algorithms.factored import Factored
+from lowerbound.expectations.functions import INDICATOR, INVERSE, LOG_DET
+from lowerbound.expectations.moments import Moment
+from lowerbound.families.exponential import CategoricalBlock, JointGaussianBlock
+from lowerbound.model.base import Evaluation, Factor, Model
+
+
+def summable(factored: Factored) -> bool:
+    """Whether every term has at most one discrete element in it."""
+    for t in factored.terms:
+        if sum(m.function is INDICATOR for m, _ in t.moments) > 1:
+            return False
+    return all(len(b.indicators) <= 1 for b in factored.bounds)
+
+
+def at_a_point(factored: Factored, values: Mapping[str, Any]) -> dict[Moment, Any]:
+    """The moments of the continuous latents where all their mass is at ``values``."""
+    out: dict[Moment, Any] = {}
+    for b in factored.blocks:
+        if isinstance(b, CategoricalBlock):
+            continue
+        if isinstance(b, JointGaussianBlock):
+            flat = {n: b._flat(n, values[n]) for n in b.latents}
+            for n, k in b.first.items():
+                out[k] = values[n]  # pyright: ignore[reportArgumentType]
+            for (m, n), k in b.second.items():
+                product = flat[m][..., :, None] * flat[n][..., None, :]
+                shape = (*b.plate_shape, *b.dense_shape[m], *b.dense_shape[n])
+                out[k] = product.reshape(shape)  # pyright: ignore[reportArgumentType]
+            continue
+        for k in b.keys:
+            assert isinstance(k, Moment) and k.function is not None
+            x = values[k.latents[0]]
+            if k.function == LOG_DET:
+                out[k] = jnp.linalg.slogdet(x)[1]
+            elif k.function == INVERSE:
+                out[k] = jnp.linalg.inv(x)
+            else:
+                out[k] = k.function(x, jnp)
+    return out
+
+
+def component_log_probs(factored: Factored, values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """c(theta), and l(theta) of each discrete latent ``[*shape, k]``."""
+    moments = at_a_point(factored, values)
+    discrete = [b for b in factored.blocks if isinstance(b, CategoricalBlock)]
+    nothing = [jnp.zeros((*b.shape, len(b.values))) for b in discrete]
+
+    def energy(indicators: Sequence[Any]) -> Any:
+        own = {b.indicator: r for b, r in zip(discrete, indicators, strict=True)}
+        return factored.energy({**moments, **own})
+
+    value, slopes = jax.value_and_grad(energy)(nothing)
+    return value, {b.latents[0]: s for b, s in zip(discrete, slopes, strict=True)}
+
+
+def marginal_log_joint(factored: Factored, values: Mapping[str, Any]) -> Any:
+    """log p(x, theta)."""
+    value, logits = component_log_probs(factored, values)
+    for a in logits.values():
+        value = value + jax.scipy.special.logsumexp(a, axis=-1).sum()
+    return value
+
+
+def marginal(model: Model, factored: Factored) -> Model:
+    """The same model over its continuous latents alone."""
+    if not model.discrete:
+        return model
+
+    def evaluate(params: Mapping[str, Any], arguments: Sequence[Any], constrained: bool) -> Evaluation:
+        given = model.evaluate(params, arguments, constrained)
+        values = dict(params) if constrained else given.values
+        log_prob = marginal_log_joint(factored, {n: jnp.asarray(values[n]) for n in model.sites})
+        return Evaluation(
+            given.values, given.deterministics, [Factor("marginal", None, None, None, log_prob, True)], given.log_det
+        )
+
+    return dataclasses.replace(model, evaluate=evaluate, discrete={}, movable=list, reparameterize=None)

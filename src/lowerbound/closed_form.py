@@ -1,0 +1,175 @@
+r"""Fits whose expectations are exact: from a model to its blocks, their optimum, and the check of what came out.
+
+The ELBO has no sampling noise here, and q is a product of exponential families on the constrained space. What is
+checked is the same as for any q: its continuous part is weighed against the log density, with discrete latents summed
+out (:mod:`lowerbound.algorithms.marginal`), and short chains are started from it. Where a model is too large for that,
+the verdict says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lowerbound.algorithms.base import Info, Status
+from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
+from lowerbound.algorithms.factored import Factored
+from lowerbound.algorithms.marginal import marginal, summable
+from lowerbound.diagnostics.assessment import Assessment, assess, unchecked, weigh_up
+from lowerbound.diagnostics.estimate import Estimate
+from lowerbound.diagnostics.review import review
+from lowerbound.errors import IncompatibleError
+from lowerbound.expectations.factors import random_factors, support_kind
+from lowerbound.expectations.values import NotClosedForm
+from lowerbound.families import FactoredBlock, Place
+from lowerbound.families.exponential import CategoricalBlock
+from lowerbound.kernel import Kernel
+from lowerbound.model.base import Model, is_real
+
+#: Unconstrained dimensions, and discrete values in all, up to which q is checked against the log density.
+_DIMENSIONS, _VALUES = 1000, 2_000_000
+#: Arithmetic that one evaluation of the log density may cost for that.
+_PRICE = 2e7
+
+
+@dataclass(frozen=True, eq=False)
+class ClosedForm:
+    """A fit whose expectations are exact.
+
+    Attributes:
+        factored: The exact ELBO.
+        q: The fitted blocks.
+        status: How it ended.
+        elbo: In nats, exact.
+        kernel: The log density over the continuous latents; None where it was not needed.
+        assessment: The verdict, and the draws.
+        seconds: Spent on tracing and compiling, the fit, and the check.
+    """
+
+    factored: Factored
+    q: FactoredBlock
+    status: Status
+    elbo: float
+    kernel: Kernel | None
+    assessment: Assessment
+    seconds: dict[str, float]
+
+
+def factored_of(model: Model, *, joined: bool = True) -> Factored:
+    """The exact ELBO of a model.
+
+    Raises:
+        IncompatibleError: a factor has no closed form; names the operation, the line and the rewrite.
+    """
+    try:
+        return Factored.of(random_factors(model), joined=joined)
+    except NotClosedForm as e:
+        raise IncompatibleError(
+            f"coordinate ascent needs every expectation in closed form, and {model.name!r} has one without: {e}. Leave "
+            "algorithm out, or rewrite that line."
+        ) from e
+
+
+def exact(model: Model) -> Factored | None:
+    """The model's exact ELBO where a single block of q is the posterior itself; None where it is not, or may not be.
+
+    Asked of models with one latent that is not real: of real ones a Gaussian is found as exactly, and sooner.
+    """
+    if model.discrete or len(model.sites) != 1 or any(is_real(s.support) for s in model.sites.values()):
+        return None
+    try:
+        factored = Factored.of(random_factors(model))
+    except NotClosedForm:
+        return None
+    return factored if len(factored.blocks) == 1 and not factored.bounds and not factored.curved(0) else None
+
+
+def fit_closed_form(
+    model: Model,
+    algorithm: CoordinateAscent,
+    *,
+    seed: int,
+    num_draws: int | None,
+    record: Callable[[Info], None],
+    say: Callable[[str], None],
+    deadline: float | None,
+    factored: Factored | None = None,
+) -> ClosedForm:
+    """Run an algorithm on closed forms, and judge what comes out.
+
+    Args:
+        model: Bound to its data.
+        algorithm: With its options.
+        seed, num_draws: Of the fit.
+        record: Called with each step's :class:`~lowerbound.algorithms.Info`.
+        say: Called with a few words when something begins.
+        deadline: On the clock of ``time.monotonic()``.
+        factored: The model's exact ELBO, where it is known already.
+    """
+    began = time.perf_counter()
+    factored = factored_of(model, joined=algorithm.joined) if factored is None else factored
+    state = algorithm.init(seed, factored, None)
+    compiled = time.perf_counter()
+    status = Status.CONVERGED
+    try:
+        while True:
+            state, info = algorithm.step(state)
+            record(info)
+            if info.status is not None:
+                status = info.status
+                break
+            if deadline is not None and time.monotonic() > deadline:
+                status = Status.OUT_OF_TIME
+                break
+    except KeyboardInterrupt:
+        if algorithm.output(state) is None:
+            raise
+        status = Status.INTERRUPTED
+    naturals = algorithm.output(state)
+    places = [
+        Place(n, support_kind(s), tuple(s.shape), tuple(s.unconstrained_shape), s.start) for n, s in model.sites.items()
+    ]
+    q = FactoredBlock(factored.blocks, naturals, places)
+    fitted = time.perf_counter()
+    exact = Estimate(float(state.elbo), 0.0)
+    kernel, assessment = None, None
+    if _checkable(model, factored, status):
+        say("checking q against the log density")
+        kernel = Kernel(marginal(model, factored), deadline=deadline)
+        if kernel.price < _PRICE:
+            assessment = _checked(kernel, q, status, algorithm, seed, num_draws)
+    if assessment is None:
+        assessment = unchecked(q, status, algorithm.rule(), _left_out(model), seed)
+    verdict = dataclasses.replace(assessment.verdict, elbo=exact)
+    if model.discrete:
+        relabelled = "a relabelling of exchangeable components, which is as probable as this one"
+        verdict = dataclasses.replace(verdict, not_checked=(*verdict.not_checked, relabelled))
+    assessment = dataclasses.replace(assessment, verdict=verdict)
+    seconds = {"compile": compiled - began, "fit": fitted - compiled, "check": time.perf_counter() - fitted}
+    return ClosedForm(factored, q, status, exact.value, kernel, assessment, seconds)
+
+
+def _checkable(model: Model, factored: Factored, status: Status) -> bool:
+    values = sum(math.prod(b.shape) * len(b.values) for b in factored.blocks if isinstance(b, CategoricalBlock))
+    small = 0 < model.dimension <= _DIMENSIONS and values <= _VALUES
+    return small and summable(factored) and status not in (Status.INTERRUPTED, Status.OUT_OF_TIME)
+
+
+def _left_out(model: Model) -> str:
+    if not model.dimension:
+        return "every latent is discrete, and chains need a gradient"
+    return f"{model.dimension:,} dimensions and the discrete latents are too many to weigh draws of q"
+
+
+def _checked(
+    kernel: Kernel, q: FactoredBlock, status: Status, algorithm: CoordinateAscent, seed: int, num_draws: int | None
+) -> Assessment:
+    with np.errstate(all="ignore"):
+        weighed = weigh_up(kernel, q, status, algorithm.rule(), [], 0.0, seed, num_draws)
+        # The fit is no measure of what the chains may cost: it has not evaluated the density once.
+        return review(kernel, q, status, assess(weighed, seed), algorithm=algorithm.name, seed=seed)
