@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from lowerbound.algorithms.base import Info, Status
 from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
 from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.marginal import marginal, summable
+from lowerbound.algorithms.memoized_vi import MemoizedVI
+from lowerbound.algorithms.stochastic_vi import StochasticVI
 from lowerbound.diagnostics.assessment import Assessment, assess, unchecked, weigh_up
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.review import review
@@ -31,6 +34,9 @@ from lowerbound.families.exponential import CategoricalBlock
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model, is_real
 
+#: Algorithms on closed forms, which derive the family from the model.
+CLOSED = (CoordinateAscent, MemoizedVI, StochasticVI)
+ClosedAlgorithm = CoordinateAscent | MemoizedVI | StochasticVI
 #: Unconstrained dimensions, and discrete values in all, up to which q is checked against the log density.
 _DIMENSIONS, _VALUES = 1000, 2_000_000
 #: Arithmetic that one evaluation of the log density may cost for that.
@@ -91,7 +97,7 @@ def exact(model: Model) -> Factored | None:
 
 def fit_closed_form(
     model: Model,
-    algorithm: CoordinateAscent,
+    algorithm: ClosedAlgorithm,
     *,
     seed: int,
     num_draws: int | None,
@@ -113,7 +119,7 @@ def fit_closed_form(
     """
     began = time.perf_counter()
     factored = factored_of(model, joined=algorithm.joined) if factored is None else factored
-    state = algorithm.init(seed, factored, None)
+    state: Any = algorithm.init(seed, factored, None)
     compiled = time.perf_counter()
     status = Status.CONVERGED
     try:
@@ -167,7 +173,7 @@ def _left_out(model: Model) -> str:
 
 
 def _checked(
-    kernel: Kernel, q: FactoredBlock, status: Status, algorithm: CoordinateAscent, seed: int, num_draws: int | None
+    kernel: Kernel, q: FactoredBlock, status: Status, algorithm: ClosedAlgorithm, seed: int, num_draws: int | None
 ) -> Assessment:
     with np.errstate(all="ignore"):
         weighed = weigh_up(kernel, q, status, algorithm.rule(), [], 0.0, seed, num_draws)

@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status
-from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
 from lowerbound.algorithms.from_gaussian import FromGaussian
 from lowerbound.algorithms.marginal import marginal
 from lowerbound.algorithms.score_regression import ScoreRegression, other_modes
-from lowerbound.closed_form import fit_closed_form
+from lowerbound.closed_form import CLOSED, ClosedAlgorithm, fit_closed_form
 from lowerbound.diagnostics.assessment import Assessment, weigh_up
 from lowerbound.diagnostics.importance import MANY
 from lowerbound.diagnostics.nonfinite import check_starts
 from lowerbound.diagnostics.review import review
 from lowerbound.diagnostics.soundness import check_density
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
-from lowerbound.errors import DataError, IncompatibleError, NotFiniteError, TrustWarning
+from lowerbound.errors import DataError, IncompatibleError, ModelError, NotFiniteError, TrustWarning
 from lowerbound.escalation import Attempt, Escalation, Trial
 from lowerbound.families import Block, Family, PointMass
 from lowerbound.kernel import Kernel
@@ -127,15 +126,22 @@ def fit(
     deadline = None if max_seconds is None else time.monotonic() + float(max_seconds)
     bound = Waiting("the model", deadline)(lambda: as_model(model, data))
     chosen_family, chosen = choose(bound, family, algorithm)
-    if isinstance(chosen, CoordinateAscent):
+    if isinstance(chosen, CLOSED):
         if max_steps is not None:
             chosen = dataclasses.replace(chosen, max_steps=int(max_steps))
         chosen = chosen.started_from(init)
-        return _closed_form(bound, chosen, seed, num_draws, start, deadline, progress, callback)
+        try:
+            return _closed_form(bound, chosen, seed, num_draws, start, deadline, progress, callback)
+        except ModelError:
+            # No distribution is the optimum. What the posterior lacks is told better by a fit that ends anywhere.
+            if algorithm is not None or bound.discrete:
+                raise
+        chosen_family, chosen = choose(bound, closed=False)
     assert chosen_family is not None
     if init is not None:
         raise IncompatibleError(
-            f"init is for algorithm='coordinate_ascent'; {chosen.name} finds its own starts. Leave init out."
+            f"init is for coordinate_ascent, memoized_vi and stochastic_vi; {chosen.name} finds its own starts. Leave "
+            "init out."
         )
     rows: list[tuple[Info, float]] = []
     with Progress(enabled=progress) as display, host_threads():
@@ -214,7 +220,7 @@ def fit(
 
 def _closed_form(
     model: Model,
-    algorithm: CoordinateAscent,
+    algorithm: ClosedAlgorithm,
     seed: int,
     num_draws: int | None,
     start: float,

@@ -8,7 +8,7 @@
 | sinh_arcsinh | up to 300 | from_gaussian |
 | flow | 2 to 2,000 | from_gaussian |
 | point_mass | any | maximum |
-| exponential families, derived from the model | any | coordinate_ascent |
+| exponential families, derived from the model | any | coordinate_ascent, memoized_vi, stochastic_vi |
 
 With no family given: coordinate ascent where latents are discrete, or where one block of q is the posterior itself.
 Else arrow above 300 dimensions where the posterior has one, which the compiled density tells (:func:`refine`); else
@@ -27,7 +27,7 @@ from lowerbound import registry
 from lowerbound.algorithms import Algorithm, CoordinateAscent, FromGaussian, Maximum, SampleAverage, ScoreRegression
 from lowerbound.algorithms.score_regression import DENSE_LIMIT
 from lowerbound.algorithms.structure import find_layout, work
-from lowerbound.closed_form import exact
+from lowerbound.closed_form import CLOSED, exact
 from lowerbound.errors import IncompatibleError
 from lowerbound.families import (
     Arrow,
@@ -50,18 +50,22 @@ ARROW_FROM = 300
 _CHEAPER = 0.1
 
 
-def choose(model: Model, family: Any = None, algorithm: Any = None) -> tuple[Family | None, Algorithm]:
+def choose(
+    model: Model, family: Any = None, algorithm: Any = None, *, closed: bool = True
+) -> tuple[Family | None, Algorithm]:
     """Family and algorithm for a model, checked to go together; nothing is compiled.
 
-    The family is None where the algorithm derives its own.
+    The family is None where the algorithm derives its own. With ``closed=False`` closed forms are not looked for.
 
     Raises:
         UnknownNameError: a short name that no registry knows.
         IncompatibleError: parts that do not go together.
     """
     p = model.dimension
-    if (isinstance(algorithm, str) and algorithm == CoordinateAscent.name) or isinstance(algorithm, CoordinateAscent):
+    chosen = None
+    if algorithm is not None:
         chosen = registry.resolve("algorithm", algorithm, registry.ALGORITHMS, Algorithm)
+    if isinstance(chosen, CLOSED):
         chosen.check(model, None if family is None else registry.resolve("family", family, registry.FAMILIES, Family))
         return None, chosen
     if model.discrete:
@@ -72,7 +76,7 @@ def choose(model: Model, family: Any = None, algorithm: Any = None) -> tuple[Fam
             f"{'family' if family is not None else 'algorithm'}={family if family is not None else algorithm!r} cannot "
             "fit: leave it out, or use algorithm='coordinate_ascent'."
         )
-    if family is None and algorithm is None and exact(model) is not None:
+    if closed and family is None and algorithm is None and exact(model) is not None:
         return None, CoordinateAscent()
     if family is not None:
         family = registry.resolve("family", family, registry.FAMILIES, Family)

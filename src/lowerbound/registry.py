@@ -23,6 +23,8 @@ FAMILIES: dict[str, Callable[[], families.Family]] = {
 }
 ALGORITHMS: dict[str, Callable[[], algorithms.Algorithm]] = {
     "coordinate_ascent": algorithms.CoordinateAscent,
+    "stochastic_vi": algorithms.StochasticVI,
+    "memoized_vi": algorithms.MemoizedVI,
     "score_regression": algorithms.ScoreRegression,
     "sample_average": algorithms.SampleAverage,
     "from_gaussian": algorithms.FromGaussian,

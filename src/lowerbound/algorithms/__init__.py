@@ -6,9 +6,11 @@ from lowerbound.algorithms.flow_training import fit_flow, prepare_flow
 from lowerbound.algorithms.from_gaussian import FromGaussian
 from lowerbound.algorithms.gradient_vi import GradientVI
 from lowerbound.algorithms.maximum import Maximum
+from lowerbound.algorithms.memoized_vi import MemoizedVI
 from lowerbound.algorithms.sample_average import SampleAverage
 from lowerbound.algorithms.score_regression import ScoreRegression
 from lowerbound.algorithms.shape_ascent import fit_sinh_arcsinh
+from lowerbound.algorithms.stochastic_vi import StochasticVI
 
 __all__ = [
     "Algorithm",
@@ -17,10 +19,12 @@ __all__ = [
     "GradientVI",
     "Info",
     "Maximum",
+    "MemoizedVI",
     "Mode",
     "SampleAverage",
     "ScoreRegression",
     "Status",
+    "StochasticVI",
     "fit_flow",
     "fit_sinh_arcsinh",
     "prepare_flow",

@@ -9,13 +9,14 @@ parameters d/dm_b sum_f E_q[log p_f], m_b its moments: by automatic differentiat
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lowerbound.algorithms.blocks import blocks_of
+from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.factors import Joint
 from lowerbound.expectations.moments import (
     BoundExpectation,
@@ -43,12 +44,16 @@ class Factored:
         blocks: One for each group of latents.
         terms: The terms of E_q[log p], each with the moments it needs.
         bounds: Its bounds.
+        rows: Which of their axes run along which plate.
+        plate_axes: Of every latent, which axis of it runs along which plate.
     """
 
     structure: Structure
     blocks: list[ExponentialBlock]
     terms: list[Contraction]
     bounds: list[BoundExpectation]
+    rows: Mapping[Axis, str] = field(default_factory=dict)
+    plate_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @staticmethod
     def of(joint: Joint, *, joined: bool = True) -> Factored:
@@ -64,7 +69,8 @@ class Factored:
         terms = [c for f in joint.factors for c in expectation(f.value, structure).parts]
         bounds = [bound_expectation(b, w, structure) for f in joint.factors for b, w in f.bounds]
         needed = {m for p in (*terms, *bounds) for m in p.needs}
-        return Factored(structure, blocks_of(structure, needed), terms, bounds)
+        rows = {a: n for f in joint.factors for a, n in f.rows.items()}
+        return Factored(structure, blocks_of(structure, needed), terms, bounds, rows, joint.plate_axes)
 
     def index(self, latent: str) -> int:
         """Which block a latent is in."""

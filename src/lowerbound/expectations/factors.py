@@ -36,6 +36,7 @@ class RandomFactor:
         bounds: Bounds to be added, each with the weights (scale and mask) of its elements.
         open: Why it has none.
         latents: Names of the latents in it.
+        rows: Which of the axes of its terms and bounds run along which plate.
     """
 
     name: str
@@ -45,14 +46,22 @@ class RandomFactor:
     bounds: tuple[tuple[Bound, Value], ...] = ()
     open: NotClosedForm | None = None
     latents: tuple[str, ...] = ()
+    rows: dict[Axis, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class Joint:
-    """All factors of a model, and its latents as the algebra sees them."""
+    """All factors of a model, and its latents as the algebra sees them.
+
+    Attributes:
+        latents: By name.
+        factors: In the order of the model.
+        plate_axes: Of every latent, which axis of it runs along which plate.
+    """
 
     latents: dict[str, Latent]
     factors: list[RandomFactor]
+    plate_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def open(self) -> list[RandomFactor]:
@@ -106,6 +115,7 @@ class _Traced:
     masks: list[tuple[int, int]] = field(default_factory=list)
     batch: tuple[int, ...] = ()
     inner: int = 0
+    plates: tuple[tuple[str, int], ...] = ()
 
 
 def random_factors(model: Model, arguments: Sequence[Any] | None = None) -> Joint:
@@ -142,7 +152,7 @@ def random_factors(model: Model, arguments: Sequence[Any] | None = None) -> Join
         wanted = [i for t in notes for i in _wanted(t)]
         run(graph, [graph.outputs[i] for i in wanted], traced=traced)
         factors = [_factor(t, graph) for t in notes]
-    return Joint(latents, factors)
+    return Joint(latents, factors, model.plate_axes)
 
 
 def _noted(f: Any, out: list[Any]) -> _Traced:
@@ -153,7 +163,7 @@ def _noted(f: Any, out: list[Any]) -> _Traced:
         return len(out) - 1
 
     d = f.distribution
-    note = _Traced(f.site, f.observed, type(d).__name__, None)
+    note = _Traced(f.site, f.observed, type(d).__name__, None, plates=f.plates)
     if d is not None:
         outer = d
         while isinstance(d, (dist.Independent, dist.ExpandedDistribution, dist.MaskedDistribution)):
@@ -202,17 +212,33 @@ def _factor(t: _Traced, graph: Graph) -> RandomFactor:
         if t.scale >= 0:
             scale = _inside(_of(read(t.scale)), t.inner)
             weight, value = weight * scale, value * scale
+        rows: dict[Axis, str] = {}
         held = []
         for b in bounds:
             whole = value_of(0.0)
             for x in b.inputs:
                 whole = align(whole, x)[0]
-            held.append((b, _spread(weight, np.broadcast_shapes(t.batch, whole.shape))))
-        total = value.sum(*range(value.ndim))
+            own = _spread(weight, np.broadcast_shapes(t.batch, whole.shape))
+            rows |= _rows(own, t)
+            held.append((b, own))
+        origin: dict[Axis, Axis] = {}
+        total = value.sum(*range(value.ndim), origin=origin)
+        known = _rows(value, t)
+        rows |= {new: known[old] for new, old in origin.items() if old in known}
     except NotClosedForm as e:
         e.factor = t.name
         return RandomFactor(t.name, t.observed, t.kind, as_value(0.0), (), e, _latents(t, graph))
-    return RandomFactor(t.name, t.observed, t.kind, total, tuple(held), None, _latents(t, graph))
+    return RandomFactor(t.name, t.observed, t.kind, total, tuple(held), None, _latents(t, graph), rows)
+
+
+def _rows(value: Value, t: _Traced) -> dict[Axis, str]:
+    """The axes of a value that run along plates."""
+    out = {}
+    for name, dim in t.plates:
+        place = value.ndim - t.inner + dim
+        if t.entry is not None and 0 <= place < value.ndim and (axis := value.axes[place]) is not None:
+            out[axis] = name
+    return out
 
 
 def _inside(v: Value, dims: int) -> Value:

@@ -139,7 +139,7 @@ def _is_algebra(name: str, params: dict[str, Any], kinds: Sequence[Any]) -> bool
 
 
 def _width(kind: Any) -> int:
-    return 0 if kind == bool else 1 if np.issubdtype(kind, np.integer) else 2
+    return 0 if np.dtype(kind) == np.dtype(bool) else 1 if np.issubdtype(kind, np.integer) else 2
 
 
 def _on_arrays(primitive: Any, params: dict[str, Any], kinds: Sequence[Any]) -> Callable[..., np.ndarray]:

@@ -199,12 +199,12 @@ class Value:
 
     __rmul__ = __mul__
 
-    def sum(self, *dims: int) -> Value:
-        """Over the given dimensions, which are dropped."""
+    def sum(self, *dims: int, origin: dict[Axis, Axis] | None = None) -> Value:
+        """Over the given dimensions, which are dropped; ``origin`` notes which axis each summed one was."""
         dims = tuple(d % self.ndim for d in dims)
         gone = [a for d in dims if (a := self.axes[d]) is not None]
         rest = tuple(a for d, a in enumerate(self.axes) if d not in dims)
-        return Value(rest, merged(_summed(t, gone) for t in self.terms))
+        return Value(rest, merged(_summed(t, gone, origin) for t in self.terms))
 
     def expand(self, *dims: int) -> Value:
         """With new dimensions of size one at the places ``dims`` of the result."""
@@ -394,8 +394,10 @@ def simplified(t: Term) -> Term:
     return Term(tuple(out), t.atoms, frozenset(summed), t.exponent)
 
 
-def _summed(t: Term, axes: Sequence[Axis]) -> Term:
+def _summed(t: Term, axes: Sequence[Axis], origin: dict[Axis, Axis] | None = None) -> Term:
     names = {a: Axis(a.size) for a in axes}
+    if origin is not None:
+        origin.update({new: old for old, new in names.items()})
     t = t.renamed(names)
     return simplified(replace(t, summed=t.summed | frozenset(names.values())))
 

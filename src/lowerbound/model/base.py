@@ -79,7 +79,10 @@ class DiscreteSite:
 
 
 class Factor(NamedTuple):
-    """One term of the log joint: ``scale * distribution.log_prob(value)``, summed."""
+    """One term of the log joint: ``scale * distribution.log_prob(value)``, summed.
+
+    ``plates`` names the plates it is in, each with its dimension of the batch shape, counted from the right (-1, ...).
+    """
 
     site: str
     distribution: Any
@@ -87,6 +90,7 @@ class Factor(NamedTuple):
     scale: Any
     log_prob: Any
     observed: bool
+    plates: tuple[tuple[str, int], ...] = ()
 
 
 class Evaluation(NamedTuple):
@@ -118,6 +122,7 @@ class Model:
             ones among them; without Jacobians, and with ``log_prob`` as the model has it.
         discrete: Discrete latent sites by name. ``sites`` has the continuous ones alone.
         plate_sizes: Of every plate, by name.
+        plate_axes: Of every latent, which axis of its value runs along which plate.
     """
 
     name: str
@@ -132,6 +137,7 @@ class Model:
     distributions: Callable[[Mapping[str, Any], Sequence[Any]], list[Factor]] | None = field(default=None, repr=False)
     discrete: Mapping[str, DiscreteSite] = field(default_factory=dict)
     plate_sizes: Mapping[str, int] = field(default_factory=dict)
+    plate_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def moved(self, centredness: Mapping[str, Any]) -> Model:
         """The same model with other unconstrained coordinates: see :mod:`lowerbound.model.reparameterization`.

@@ -83,10 +83,11 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
     dynamic: dict[str, bool] = {}
     finite: dict[str, np.ndarray | None] = {}
     plate_sizes: dict[str, int] = {}
+    plate_axes: dict[str, dict[str, int]] = {}
     observed: list[str] = []
 
     def discover(arguments: Sequence[Any]) -> None:
-        for store in (sites, deterministics, dynamic, finite, plate_sizes):
+        for store in (sites, deterministics, dynamic, finite, plate_sizes, plate_axes):
             store.clear()
         observed.clear()
         known = {id(a): given for a, given in zip(arguments, bound.arrays, strict=True)}
@@ -110,6 +111,8 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
             elif site["type"] == "sample":
                 support = site["fn"].support
                 plates = tuple(f.name for f in site["cond_indep_stack"])
+                batch = len(site["fn"].batch_shape)
+                plate_axes[name] = {f.name: batch + f.dim for f in site["cond_indep_stack"] if batch + f.dim >= 0}
                 # A support that depends on another latent is placed with its shape alone.
                 fixed = not any(isinstance(v, Tracer) for v in jax.tree_util.tree_leaves(support))
                 dynamic[name] = not fixed
@@ -228,7 +231,9 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                 continue
             if _stands_in(n, trace):
                 site["fn"] = _unmasked(site["fn"])
-            out.append(Factor(n, site["fn"], site["value"], site["scale"], _log_prob(site), site["is_observed"]))
+            plates = tuple((f.name, int(f.dim)) for f in site["cond_indep_stack"])
+            log_prob = _log_prob(site)
+            out.append(Factor(n, site["fn"], site["value"], site["scale"], log_prob, site["is_observed"], plates))
         return out
 
     base = Model(
@@ -243,6 +248,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         distributions=distributions,
         discrete=discrete,
         plate_sizes=dict(plate_sizes),
+        plate_axes={n: dict(a) for n, a in plate_axes.items()},
     )
     return base
 

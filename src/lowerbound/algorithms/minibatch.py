@@ -1,0 +1,383 @@
+r"""Some rows of a plate at a time: the terms of the exact ELBO, restricted to them.
+
+A plate's latents are *local*, all others *global*. Terms that run along the plate's rows are *row terms*: over a batch
+of b of n rows their sum, times n / b, is an unbiased estimate of the whole. Everything else is exact as it is; so is
+whatever has been contracted over the rows beforehand (the cross product of a regression's columns), which then is no
+row term.
+
+Of row terms that are linear in the moments of global latents, a batch leaves behind its *statistics*: the einsum of its
+constants and local moments, one array for each term over the indices that global latents have in it. They are additive:
+statistics of batches sum to those of all rows, and E_q[log p] given them needs no rows any more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from lowerbound.algorithms.blocks import blocks_of
+from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
+from lowerbound.algorithms.factored import Factored
+from lowerbound.errors import IncompatibleError
+from lowerbound.expectations.axes import Axis, Const, Index, Lookup, contract, gather, index_axes
+from lowerbound.expectations.moments import BoundExpectation, Contraction, Expectation, Moment
+from lowerbound.families.exponential import ExponentialBlock
+
+
+def data_plate(factored: Factored) -> str:
+    """The plate with most rows that terms run along.
+
+    Raises:
+        IncompatibleError: there is none.
+    """
+    sizes: dict[str, int] = {}
+    for a, plate in row_axes(factored).items():
+        sizes[plate] = max(sizes.get(plate, 0), a.size)
+    if not sizes:
+        raise IncompatibleError(
+            "minibatches need a plate of rows: put the observed site inside `with numpyro.plate('rows', n):`, and "
+            "every latent that each row has of its own."
+        )
+    return max(sizes, key=lambda p: sizes[p])
+
+
+def row_axes(factored: Factored) -> dict[Axis, str]:
+    """The axes of terms that run along plates: those of their factors, and those that index a plate's own latents."""
+    out = dict(factored.rows)
+    for t in (*factored.terms, *factored.bounds):
+        for m, index in _moments(t):
+            if len(m.latents) == 1 or m.function is not None:
+                for plate, place in factored.plate_axes.get(m.latents[0], {}).items():
+                    if place < len(index) and isinstance(i := index[place], Axis):
+                        out.setdefault(i, plate)
+    return out
+
+
+def _moments(t: Contraction | BoundExpectation) -> Sequence[tuple[Moment, tuple[Index, ...]]]:
+    return t.moments if isinstance(t, Contraction) else t.indicators
+
+
+@dataclass(frozen=True, eq=False)
+class Batched:
+    """The exact ELBO of a model, some rows of a plate at a time.
+
+    Args:
+        factored: Of all rows.
+        plate: Name of the plate.
+        size: Rows of a batch.
+
+    Attributes:
+        rows: Rows in all.
+        local, shared: Indices of the blocks of the plate's latents, and of the others.
+        local_blocks: The former, for one batch.
+        row_terms, row_bounds: What runs along the plate.
+        other_terms, other_bounds: What does not.
+    """
+
+    factored: Factored
+    plate: str
+    size: int
+    rows: int = field(init=False)
+    local: list[int] = field(init=False)
+    shared: list[int] = field(init=False)
+    local_blocks: list[ExponentialBlock] = field(init=False)
+    row_terms: list[tuple[Contraction, Axis]] = field(init=False)
+    other_terms: list[Contraction] = field(init=False)
+    row_bounds: list[tuple[BoundExpectation, Axis]] = field(init=False)
+    other_bounds: list[BoundExpectation] = field(init=False)
+
+    def __post_init__(self) -> None:
+        f, put = self.factored, object.__setattr__
+        axes = {a for a, p in row_axes(f).items() if p == self.plate}
+        if not axes:
+            raise IncompatibleError(
+                f"no term of the model runs along the plate {self.plate!r}; there is nothing to take minibatches of."
+            )
+        put(self, "rows", max(a.size for a in axes))
+        names = [n for n, p in f.plate_axes.items() if self.plate in p]
+        put(self, "local", [i for i, b in enumerate(f.blocks) if any(n in names for n in b.latents)])
+        put(self, "shared", [i for i in range(len(f.blocks)) if i not in self.local])
+        for i in self.local:
+            mixed = [n for n in f.blocks[i].latents if n not in names]
+            if mixed:
+                raise IncompatibleError(
+                    f"{', '.join(mixed)} shares a block of q with latents of the plate {self.plate!r}, so that no row "
+                    "can be left out. Use joined=False."
+                )
+        put(self, "local_blocks", self._resized(self.size))
+        split: tuple[list[Any], list[Any]] = ([], [])
+        for t in f.terms:
+            mine = _axes_of(t) & axes
+            if len(mine) > 1:
+                raise IncompatibleError(f"a term of the model couples rows of the plate {self.plate!r} in pairs.")
+            (split[0] if mine else split[1]).append((t, mine.pop()) if mine else t)
+        put(self, "row_terms", split[0])
+        put(self, "other_terms", split[1])
+        bounds: tuple[list[Any], list[Any]] = ([], [])
+        for b in f.bounds:
+            mine = set(b.axes) & axes
+            (bounds[0] if mine else bounds[1]).append((b, mine.pop()) if mine else b)
+        put(self, "row_bounds", bounds[0])
+        put(self, "other_bounds", bounds[1])
+
+    def _resized(self, size: int) -> list[ExponentialBlock]:
+        """The local blocks for so many rows."""
+        f = self.factored
+        latents = dict(f.structure.latents)
+        for n, places in f.plate_axes.items():
+            if self.plate in places:
+                shape = list(latents[n].shape)
+                shape[places[self.plate]] = size
+                latents[n] = dataclasses.replace(latents[n], shape=tuple(shape))
+        structure = dataclasses.replace(f.structure, latents=latents)
+        groups = {}
+        for g in structure.groups():
+            lead = g.latents[0]
+            plate_shape = tuple(latents[lead].shape[i] for i in g.plates[lead])
+            groups |= dict.fromkeys(g.latents, dataclasses.replace(g, plate_shape=plate_shape))
+        structure = dataclasses.replace(structure, gaussian={n: groups[n] for n in structure.gaussian})
+        needed = {m for p in (*f.terms, *f.bounds) for m in p.needs}
+        blocks = blocks_of(structure, needed)
+        return [next(b for b in blocks if b.latents == f.blocks[i].latents) for i in self.local]
+
+    # -- traceable by JAX ----------------------------------------------------------------------------
+
+    def restricted(self, rows: Any) -> tuple[list[Contraction], list[BoundExpectation]]:
+        """The row terms and bounds on a batch ``rows [size]`` of row numbers."""
+        local = {n for i in self.local for n in self.factored.blocks[i].latents}
+        terms = [_restricted(t, a, Axis(self.size), rows, local) for t, a in self.row_terms]
+        bounds = [_restricted_bound(b, a, Axis(self.size), rows, local) for b, a in self.row_bounds]
+        return terms, bounds
+
+    def subset(self, rows: np.ndarray) -> Factored:
+        """The exact ELBO of these rows alone, each counted as often as makes them all of the data."""
+        f = self.factored
+        terms, bounds = self.restricted(rows)
+        times = Const(np.asarray(self.rows / len(rows)), ())
+        scaled = [dataclasses.replace(t, constants=(*t.constants, times)) for t in terms]
+        weighed = [dataclasses.replace(b, weight=_times(b.weight, times)) for b in bounds]
+        blocks = list(f.blocks)
+        latents = dict(f.structure.latents)
+        for i, b in zip(self.local, self.local_blocks, strict=True):
+            blocks[i] = b
+            for n in b.latents:
+                shape = list(latents[n].shape)
+                shape[f.plate_axes[n][self.plate]] = len(rows)
+                latents[n] = dataclasses.replace(latents[n], shape=tuple(shape))
+        structure = dataclasses.replace(f.structure, latents=latents)
+        return Factored(structure, blocks, [*scaled, *self.other_terms], [*weighed, *self.other_bounds])
+
+    def energy(self, moments: Mapping[Any, Any], terms: Sequence[Any], bounds: Sequence[Any]) -> Any:
+        return self.factored.energy(moments, terms, bounds)
+
+
+def _times(e: Expectation, c: Const) -> Expectation:
+    return Expectation(e.axes, tuple(dataclasses.replace(p, constants=(*p.constants, c)) for p in e.parts))
+
+
+def started(
+    factored: Factored, plate: str, seed: int, init: Mapping[str, Any] | None, joined: bool
+) -> list[dict[Any, Any]]:
+    """Natural parameters of all blocks to begin with: those of the global ones fitted to some of the rows.
+
+    Args:
+        factored: The exact ELBO of all rows.
+        plate: Of the rows.
+        seed: Of the starts.
+        init: Given values of global latents.
+        joined: Whether Gaussian sites share blocks.
+    """
+    whole = Batched(factored, plate, 1)
+    rng = np.random.default_rng([seed, 14])
+    rows = np.sort(rng.choice(whole.rows, min(_START_ROWS, whole.rows), replace=False))
+    some = Batched(factored, plate, len(rows)).subset(rows)
+    begin = CoordinateAscent(joined=joined, init_values=init)
+    state = begin.init(seed, some, None)
+    for _ in range(_START_STEPS):
+        state, info = begin.step(state)
+        if info.status is not None:
+            break
+    found = begin.output(state)
+    out = [dict(b.start(rng, 1.0)) for b in factored.blocks]
+    for i in whole.shared:
+        out[i] = found[i]
+    return out
+
+
+#: Rows that a start is fitted to, and steps of that fit.
+_START_ROWS, _START_STEPS = 600, 4
+
+
+def _axes_of(t: Contraction) -> set[Axis]:
+    out = {a for c in t.constants for a in c.axes}
+    out |= {a for _, i in t.moments for a in index_axes(i)}
+    return out | set(t.exponent_axes)
+
+
+def _restricted_index(index: Sequence[Index], axis: Axis, new: Axis, rows: Any, local: bool) -> tuple[Index, ...]:
+    out: list[Index] = []
+    for i in index:
+        if i is axis:
+            out.append(new if local else Lookup(rows, (new,)))
+        elif isinstance(i, Lookup) and axis in i.axes:
+            if local:
+                raise IncompatibleError("a row looks up a latent of another row, so that rows cannot be left out.")
+            place = i.axes.index(axis)
+            taken = jnp.take(jnp.asarray(i.array), rows, axis=place)
+            out.append(Lookup(taken, (*i.axes[:place], new, *i.axes[place + 1 :])))
+        else:
+            out.append(i)
+    return tuple(out)
+
+
+def _restricted_const(c: Const, axis: Axis, new: Axis, rows: Any) -> Const:
+    if axis not in c.axes:
+        return c
+    place = c.axes.index(axis)
+    return Const(jnp.take(jnp.asarray(c.array), rows, axis=place), (*c.axes[:place], new, *c.axes[place + 1 :]))
+
+
+def _restricted(t: Contraction, axis: Axis, new: Axis, rows: Any, local: set[str]) -> Contraction:
+    def swap(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
+        return tuple(new if a is axis else a for a in axes)
+
+    exponents = t.exponents
+    if exponents is not None:
+        first, second = (_restricted_expectation(e, axis, new, rows, local) for e in exponents)
+        exponents = first, second
+    return Contraction(
+        tuple(_restricted_const(c, axis, new, rows) for c in t.constants),
+        tuple((m, _restricted_index(i, axis, new, rows, m.latents[-1] in local)) for m, i in t.moments),
+        exponents,
+        swap(t.exponent_axes),
+        swap(t.axes),
+    )
+
+
+def _restricted_expectation(e: Expectation, axis: Axis, new: Axis, rows: Any, local: set[str]) -> Expectation:
+    axes = tuple(new if a is axis else a for a in e.axes)
+    return Expectation(axes, tuple(_restricted(p, axis, new, rows, local) for p in e.parts))
+
+
+def _restricted_bound(b: BoundExpectation, axis: Axis, new: Axis, rows: Any, local: set[str]) -> BoundExpectation:
+    return BoundExpectation(
+        b.name,
+        b.function,
+        tuple(_restricted_expectation(e, axis, new, rows, local) for e in b.inputs),
+        _restricted_expectation(b.weight, axis, new, rows, local),
+        tuple((m, _restricted_index(i, axis, new, rows, m.latents[-1] in local)) for m, i in b.indicators),
+        tuple(new if a is axis else a for a in b.axes),
+    )
+
+
+# -- statistics --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Statistic:
+    """What a row term leaves behind when its rows have been summed.
+
+    Args:
+        term: The term of all rows.
+        axis: Of its rows.
+        local: Names of local latents.
+        shapes: Of the arrays of global moments.
+
+    Attributes:
+        axes: Of the array that is kept.
+        moments: The global moments, over those axes.
+        looked_up: Pairs of a new axis and the lookup along rows that it stands in for.
+    """
+
+    term: Contraction
+    axis: Axis
+    local: frozenset[str]
+    shapes: Mapping[Any, tuple[int, ...]]
+    axes: tuple[Axis, ...] = field(init=False)
+    moments: tuple[tuple[Moment, tuple[Index, ...]], ...] = field(init=False)
+    looked_up: tuple[tuple[Axis, Moment, int], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        moments, looked_up = [], []
+        axes: dict[Axis, None] = {}
+        if self.term.exponents is not None:
+            raise IncompatibleError("the exponential of a Gaussian has no statistics that sum over rows.")
+        for m, index in self.term.moments:
+            if m.latents[-1] in self.local:
+                continue
+            out: list[Index] = []
+            for place, i in enumerate(index):
+                along = i is self.axis or (isinstance(i, Lookup) and self.axis in i.axes)
+                if not along:
+                    out.append(i)
+                    continue
+                if isinstance(i, Lookup) and i.axes != (self.axis,):
+                    raise IncompatibleError("an index that depends on more than the row has no statistics.")
+                new = Axis(self.shapes[m][place])
+                looked_up.append((new, m, place))
+                out.append(new)
+            axes.update(dict.fromkeys(index_axes(out)))
+            moments.append((m, tuple(out)))
+        put(self, "axes", tuple(axes))
+        put(self, "moments", tuple(moments))
+        put(self, "looked_up", tuple(looked_up))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(a.size for a in self.axes)
+
+
+def collected(s: Statistic, restricted: Contraction, rows_axis: Axis, moments: Mapping[Any, Any]) -> Any:
+    """The array of a statistic over a batch.
+
+    Args:
+        s: Which.
+        restricted: The term on the batch.
+        rows_axis: Its axis of rows.
+        moments: Of local latents.
+    """
+    operands = list(restricted.constants)
+    lookups: list[Any] = []
+    for m, index in restricted.moments:
+        if m.latents[-1] in s.local:
+            operands.append(gather(moments[m], index))
+            continue
+        for i in index:
+            if i is rows_axis or (isinstance(i, Lookup) and rows_axis in i.axes):
+                lookups.append(jnp.arange(rows_axis.size) if isinstance(i, Axis) else i.array)
+    plain = tuple(a for a in s.axes if a not in {x for x, _, _ in s.looked_up})
+    if not lookups:
+        c = contract(operands, plain) if operands else Const(jnp.ones(()), ())
+        if rows_axis not in {a for o in operands for a in o.axes}:
+            c = Const(c.array * rows_axis.size, c.axes)
+        return _filled(c, s.axes)
+    c = contract(operands, (rows_axis, *plain)) if operands else Const(jnp.ones(()), ())
+    whole = _filled(c, (rows_axis, *plain))
+    scattered = jnp.zeros((*(x.size for x, _, _ in s.looked_up), *(a.size for a in plain)))
+    scattered = scattered.at[tuple(lookups)].add(whole)
+    now = (*(x for x, _, _ in s.looked_up), *plain)
+    return scattered.transpose([now.index(a) for a in s.axes])
+
+
+def _filled(c: Const, axes: tuple[Axis, ...]) -> Any:
+    order = [c.axes.index(a) for a in axes if a in c.axes]
+    array = jnp.asarray(c.array).transpose(order) if c.axes else jnp.asarray(c.array)
+    array = array.reshape([a.size if a in c.axes else 1 for a in axes])
+    return jnp.broadcast_to(array, [a.size for a in axes])
+
+
+def from_statistics(s: Statistic, array: Any) -> Contraction:
+    """The term, with its rows summed."""
+    return Contraction((Const(array, s.axes),), s.moments, None, (), ())
+
+
+def numbers(statistics: Sequence[Statistic]) -> int:
+    """How many numbers they are."""
+    return sum(math.prod(s.shape) for s in statistics)
