@@ -170,7 +170,7 @@ def fit_closed_form(
     if assessment is None and not model.dimension and len(factored.blocks) == 1 and summable(factored):
         assessment = itself(status, algorithm.rule(), float(state.elbo))
     if assessment is None:
-        assessment = unchecked(q, status, algorithm.rule(), _left_out(model), seed)
+        assessment = unchecked(q, status, algorithm.rule(), _left_out(model))
     verdict = assessment.verdict
     if exact is not None:
         verdict = dataclasses.replace(verdict, elbo=exact)

@@ -132,6 +132,8 @@ class SiteMap:
         """Both programs as serialised StableHLO, with the data that they need inside."""
         if self._model is None:
             return self._exported
+        if not self.dimension:  # all latents are discrete: there is nothing to map
+            return {"constrain": b"", "unconstrain": b""}
         out = {}
         with float64():
             for what in ("constrain", "unconstrain"):
