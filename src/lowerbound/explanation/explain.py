@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -99,13 +99,11 @@ class Explanation:
     @property
     def _parts(self) -> tuple[str, tuple[Row, ...], tuple[Open, ...], tuple[str, ...]]:
         d = self._derivation
-        blocks = len(d.factored.blocks) if d.factored is not None else 0
-        count = _count(len(self.rows), "latent")
-        title = f"Plan of {self.model_name}: {count}"
-        if d.factored is not None:
-            title += (
-                f", {len(d.factors)} of {_count(len(d.latents), 'factor')} in closed form, {_count(blocks, 'block')}"
-            )
+        title = f"Plan of {self.model_name}: {_count(len(self.rows), 'latent')}"
+        if all(r.kind not in ("sampled", "none") for r in self.rows):
+            title += f" in {_count(len({frozenset((r.latent, *r.shared)) for r in self.rows}), 'block')}"
+        if d.latents:
+            title += f", {len(d.factors)} of {_count(len(d.latents), 'factor')} in closed form"
         return title, self.rows, self.open, (self.choice.sentence,)
 
     def __str__(self) -> str:
@@ -155,23 +153,29 @@ def explain(model: Any, data: Mapping[str, Any] | None = None) -> Explanation:
         ['exact, in closed form', 'exact, in closed form']
     """
     bound = as_model(model, data)
-    chosen = choice(bound)
     derivation = derive(bound)
-    fallback = "Gaussian by " + (chosen.algorithm or "score_regression").replace("_", " ")
-    if chosen.algorithm == "coordinate_ascent":
-        fallback = "Gaussian by score regression"
+    chosen = choice(bound, derivation.open)
+    fallback = f"Gaussian by {(chosen.algorithm or 'score_regression').replace('_', ' ')}"
     return Explanation(bound.name, rows_of(derivation, fallback), derivation.open, chosen, derivation)
 
 
-def choice(model: Model) -> Choice:
-    """What ``lb.fit(model, data)`` does with no options: :func:`lowerbound.plan.choose`, asked and put into words."""
+def choice(model: Model, open: Sequence[Open] = ()) -> Choice:
+    """What ``lb.fit(model, data)`` does with no options: :func:`lowerbound.plan.choose`, asked and put into words.
+
+    Args:
+        model: Bound to its data.
+        open: What has no closed form in it.
+    """
     try:
         family, algorithm = plan.choose(model)
     except IncompatibleError as e:
         return Choice(None, None, f"lb.fit refuses the model: {e}")
-    name = getattr(family, "name", None)
-    what = f"family {name}" if name else "the blocks above"
-    may = ""
-    if name and model.dimension > plan.ARROW_FROM:
-        may = " (arrow, if the compiled density shows one)"
-    return Choice(name, algorithm.name, f"lb.fit with no options: algorithm {algorithm.name}, {what}{may}.")
+    if family is None and open:
+        discrete = ", ".join(map(repr, model.discrete))
+        why = f"with the discrete {discrete} every expectation must have a closed form. Sum them out, or rewrite those."
+        return Choice(None, None, f"lb.fit refuses the model: {why}")
+    if family is None:
+        return Choice(None, algorithm.name, f"lb.fit with no options: algorithm {algorithm.name} on these blocks.")
+    may = " (arrow, if the compiled density shows one)" if model.dimension > plan.ARROW_FROM else ""
+    said = f"lb.fit with no options: algorithm {algorithm.name}, family {family.name}{may}."
+    return Choice(family.name, algorithm.name, said)

@@ -48,7 +48,8 @@ class Row:
         family: Of its block.
         shared: Names of the other latents in its block.
         independent: Plates (or axes) along which the block's elements are independent.
-        kind: ``"exact"``, ``"damped"``, ``"bound"``, ``"grid"`` or ``"sampled"``.
+        kind: ``"exact"``, ``"damped"``, ``"bound"``, ``"grid"``, ``"sampled"``, or ``"none"`` where discrete latents
+            leave nothing but closed forms, and there is none.
         update: The update in words.
         statistics: The expectations that the factors ask for.
         factors: Names of the factors that do, its own first.
@@ -93,26 +94,29 @@ def rows_of(d: Derivation, fallback: str) -> tuple[Row, ...]:
 
 
 def _row(d: Derivation, site: Any, fallback: str) -> Row:
-    name, shape, plates = site.name, tuple(site.shape), tuple(site.plates)
+    name, shape = site.name, tuple(site.shape)
+    known = plate_axes(d.model, name)
+    plates = (*known.values(), *(p for p in site.plates if p not in known.values()))
     problems = [o for o in d.open if name in o.latents]
     block = None
     if d.factored is not None:
         block = next((b for b in d.factored.blocks if name in b.latents), None)
     if problems or block is None:
         o = problems[0] if problems else None
-        discrete = name in d.model.discrete
         why = "no factor in closed form asks for it"
         if o is not None:
             why = ("in " + ", ".join(o.factors) + ": " if o.factors else "") + o.operation
+        # A Gaussian over the continuous latents is no choice beside discrete ones.
+        none = bool(d.model.discrete)
         return Row(
             name,
             shape,
             plates,
-            "none" if discrete else "Gaussian (unconstrained)",
+            "none" if none else "Gaussian (unconstrained)",
             (),
             (),
-            "sampled",
-            "none: a discrete latent needs a closed form" if discrete else f"sampled: {fallback}",
+            "none" if none else "sampled",
+            "none: no closed form" if none else f"sampled: {fallback}",
             (),
             o.factors if o is not None else (),
             False,
