@@ -134,7 +134,7 @@ def corpus(path: Path, documents: int = 395, words: int = 1_000, k: int = 10) ->
 
 def _lda(doc: np.ndarray, word: np.ndarray, documents: int, words: int, k: int) -> Problem:
     start = {"z": np.random.default_rng(0).integers(0, k, len(word))}
-    return Problem("lda", {"doc": doc, "word": word, "D": documents, "V": words, "K": k}, start, sweeps=100)
+    return Problem("lda", {"doc": doc, "word": word, "D": documents, "V": words, "K": k}, start, sweeps=20)
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {

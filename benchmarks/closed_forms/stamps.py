@@ -1,4 +1,4 @@
-"""A child's clock: process start, then one stamp a sweep.
+"""A child's clock: process start, then a stamp after one sweep or several.
 
 Nothing is imported before it but the interpreter itself and the empty packages, so that the zero of both clocks is the
 start of the process, and each tool's own imports are inside.
@@ -10,12 +10,13 @@ import time
 
 
 class Stamps:
-    """CPU seconds of all threads and wall seconds, since this was made, at each sweep and at what came before."""
+    """CPU seconds of all threads and wall seconds, since this was made, after sweeps and at what came before."""
 
     def __init__(self) -> None:
         self._zero = time.process_time(), time.perf_counter()
         self.phases: dict[str, tuple[float, float]] = {}
         self.sweeps: list[tuple[float, float]] = []
+        self.counts: list[int] = []
         self.bounds: list[float] = []
 
     def read(self) -> tuple[float, float]:
@@ -25,9 +26,11 @@ class Stamps:
         """What is called ``name`` ends here."""
         self.phases[name] = self.read()
 
-    def sweep(self, bound: float) -> None:
+    def sweep(self, bound: float, count: int) -> None:
+        """The bound after ``count`` sweeps; not every one need be seen."""
+        self.counts.append(int(count))
         self.bounds.append(float(bound))
         self.sweeps.append(self.read())
 
     def row(self) -> dict:
-        return {"phases": self.phases, "sweeps": self.sweeps, "bounds": self.bounds}
+        return {"phases": self.phases, "sweeps": self.sweeps, "counts": self.counts, "bounds": self.bounds}

@@ -90,7 +90,7 @@ def main(path: str) -> dict[str, Any]:
     STAMPS.phase("setup")
     for _ in range(problem.sweeps):
         engine.update(tol=TOLERANCE, verbose=False)
-        STAMPS.sweep(engine.L[engine.iter - 1])
+        STAMPS.sweep(engine.L[engine.iter - 1], engine.iter)
         if engine.converged:
             break
     cpu, wall = STAMPS.read()

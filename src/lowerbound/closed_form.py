@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from lowerbound.algorithms.base import Info, Status
+from lowerbound.algorithms.conjugate_computation import ConjugateComputationVI
 from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
-from lowerbound.algorithms.factored import Factored
+from lowerbound.algorithms.factored import Factored, Sampling
 from lowerbound.algorithms.marginal import marginal, summable
 from lowerbound.algorithms.memoized_vi import MemoizedVI
 from lowerbound.algorithms.stochastic_vi import StochasticVI
@@ -51,7 +52,7 @@ class ClosedForm:
         factored: The exact ELBO.
         q: The fitted blocks.
         status: How it ended.
-        elbo: In nats, exact.
+        elbo: In nats; exact unless factors were sampled.
         kernel: The log density over the continuous latents; None where it was not needed.
         assessment: The verdict, and the draws.
         seconds: Spent on tracing and compiling, the fit, and the check.
@@ -66,19 +67,34 @@ class ClosedForm:
     seconds: dict[str, float]
 
 
-def factored_of(model: Model, *, joined: bool = True) -> Factored:
+def factored_of(model: Model, *, joined: bool = True, num_draws: int | None = None, seed: int = 0) -> Factored:
     """The exact ELBO of a model.
+
+    Args:
+        model: Bound to its data.
+        joined: Whether Gaussian sites share blocks.
+        num_draws: Draws of fixed noise for each factor without a closed form; None refuses such.
+        seed: Of that noise.
 
     Raises:
         IncompatibleError: a factor has no closed form; names the operation, the line and the rewrite.
     """
     try:
-        return Factored.of(random_factors(model), joined=joined)
+        sample = None if num_draws is None else Sampling(model, num_draws, seed)
+        return Factored.of(random_factors(model), joined=joined, sample=sample)
     except NotClosedForm as e:
         raise IncompatibleError(
-            f"coordinate ascent needs every expectation in closed form, and {model.name!r} has one without: {e}. Leave "
+            f"{model.name!r} has an expectation without a closed form: {e}. Leave algorithm out, rewrite that line, or "
+            "use algorithm='conjugate_computation', which draws such factors."
+            if num_draws is None
+            else f"{model.name!r} has an expectation that has no closed form and cannot be sampled: {e}. Leave "
             "algorithm out, or rewrite that line."
         ) from e
+
+
+def algorithm_for(model: Model) -> ClosedAlgorithm:
+    """Coordinate ascent where every factor has a closed form or a bound; with sampled factors where one has neither."""
+    return ConjugateComputationVI() if random_factors(model).open else CoordinateAscent()
 
 
 def exact(model: Model) -> Factored | None:
@@ -118,7 +134,9 @@ def fit_closed_form(
         factored: The model's exact ELBO, where it is known already.
     """
     began = time.perf_counter()
-    factored = factored_of(model, joined=algorithm.joined) if factored is None else factored
+    if factored is None:
+        draws = algorithm.num_draws if isinstance(algorithm, ConjugateComputationVI) else None
+        factored = factored_of(model, joined=algorithm.joined, num_draws=draws, seed=seed)
     state: Any = algorithm.init(seed, factored, None)
     compiled = time.perf_counter()
     status = Status.CONVERGED
@@ -142,7 +160,7 @@ def fit_closed_form(
     ]
     q = FactoredBlock(factored.blocks, naturals, places)
     fitted = time.perf_counter()
-    exact = Estimate(float(state.elbo), 0.0)
+    exact = None if factored.sampled else Estimate(float(state.elbo), 0.0)
     kernel, assessment = None, None
     if _checkable(model, factored, status):
         say("checking q against the log density")
@@ -151,13 +169,15 @@ def fit_closed_form(
             assessment = _checked(kernel, q, status, algorithm, seed, num_draws)
     if assessment is None:
         assessment = unchecked(q, status, algorithm.rule(), _left_out(model), seed)
-    verdict = dataclasses.replace(assessment.verdict, elbo=exact)
+    verdict = assessment.verdict
+    if exact is not None:
+        verdict = dataclasses.replace(verdict, elbo=exact)
     if model.discrete:
         relabelled = "a relabelling of exchangeable components, which is as probable as this one"
         verdict = dataclasses.replace(verdict, not_checked=(*verdict.not_checked, relabelled))
     assessment = dataclasses.replace(assessment, verdict=verdict)
     seconds = {"compile": compiled - began, "fit": fitted - compiled, "check": time.perf_counter() - fitted}
-    return ClosedForm(factored, q, status, exact.value, kernel, assessment, seconds)
+    return ClosedForm(factored, q, status, float(state.elbo), kernel, assessment, seconds)
 
 
 def _checkable(model: Model, factored: Factored, status: Status) -> bool:

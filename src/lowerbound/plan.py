@@ -27,7 +27,7 @@ from lowerbound import registry
 from lowerbound.algorithms import Algorithm, CoordinateAscent, FromGaussian, Maximum, SampleAverage, ScoreRegression
 from lowerbound.algorithms.score_regression import DENSE_LIMIT
 from lowerbound.algorithms.structure import find_layout, work
-from lowerbound.closed_form import CLOSED, exact
+from lowerbound.closed_form import CLOSED, algorithm_for, exact
 from lowerbound.errors import IncompatibleError
 from lowerbound.families import (
     Arrow,
@@ -66,11 +66,12 @@ def choose(
     if algorithm is not None:
         chosen = registry.resolve("algorithm", algorithm, registry.ALGORITHMS, Algorithm)
     if isinstance(chosen, CLOSED):
-        chosen.check(model, None if family is None else registry.resolve("family", family, registry.FAMILIES, Family))
+        if family is not None:
+            chosen.check(model, registry.resolve("family", family, registry.FAMILIES, Family))
         return None, chosen
     if model.discrete:
         if family is None and algorithm is None:
-            return None, CoordinateAscent()
+            return None, algorithm_for(model)
         raise IncompatibleError(
             f"{model.name!r} has discrete latents {list(model.discrete)}, which "
             f"{'family' if family is not None else 'algorithm'}={family if family is not None else algorithm!r} cannot "

@@ -23,6 +23,7 @@ FAMILIES: dict[str, Callable[[], families.Family]] = {
 }
 ALGORITHMS: dict[str, Callable[[], algorithms.Algorithm]] = {
     "coordinate_ascent": algorithms.CoordinateAscent,
+    "conjugate_computation": algorithms.ConjugateComputationVI,
     "stochastic_vi": algorithms.StochasticVI,
     "memoized_vi": algorithms.MemoizedVI,
     "score_regression": algorithms.ScoreRegression,

@@ -42,11 +42,12 @@ def test_seconds_are_those_of_the_first_sweep_that_is_there():
     side = {
         "phases": {"imports": (1.0, 1.5)},
         "bounds": [-9.0, -5.0, -4.0],
+        "counts": [2, 4, 6],
         "sweeps": [(2.0, 3.0), (3.0, 4.0), (4.0, 6.0)],
     }
     out = measured(side, -5.5)
-    assert (out["sweeps_to_bound"], out["cpu_to_bound"], out["wall_to_bound"]) == (2, 3.0, 4.0)
-    assert (out["sweep_cpu"], out["sweep_wall"], out["bound"]) == (1.0, 1.5, -4.0)
+    assert (out["sweeps_to_bound"], out["cpu_to_bound"], out["wall_to_bound"]) == (4, 3.0, 4.0)
+    assert (out["sweep_cpu"], out["sweep_wall"], out["bound"]) == (0.5, 0.75, -4.0)
 
 
 def test_without_bayespy_it_says_so_before_it_measures(capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from lowerbound.expectations.functions import IDENTITY, INDICATOR, INVERSE, LOG_DET, Function
+from lowerbound.expectations.functions import IDENTITY, INDICATOR, INVERSE, LOG, LOG_DET, Function
 from lowerbound.expectations.moments import Moment, Structure
 from lowerbound.expectations.values import NotClosedForm
 from lowerbound.families.exponential import (
@@ -20,7 +20,7 @@ from lowerbound.families.exponential import (
     WishartBlock,
 )
 
-_LOG = IDENTITY.log()[1]  # pyright: ignore[reportOptionalSubscript]
+_LOG = LOG
 _LOG_COMPLEMENT = IDENTITY.log_complement()
 _LOG_SQUARED = _LOG * _LOG
 #: Elements up to which a latent is tabulated.

@@ -91,7 +91,7 @@ class Sweeper:
         given = naturals[i]
         best = f.updated(i, naturals, moments)
         naturals[i] = {k: jnp.where(keep, given[k], best[k]) for k in f.blocks[i].keys}
-        moments.update(f.blocks[i].moments(naturals[i]))
+        moments.update(f.block_moments(i, naturals[i]))
         if isinstance(f.blocks[i], CategoricalBlock):
             # What is kept are log weights, which need not sum to one: elements without any take no part.
             (k,) = f.blocks[i].keys
@@ -112,7 +112,7 @@ class Sweeper:
         middle = [[n[k] for k in b.keys] for b, n in zip(f.blocks, naturals, strict=True)]
         for j in self.order[1:]:
             naturals[j] = f.updated(j, naturals, moments)
-            moments.update(f.blocks[j].moments(naturals[j]))
+            moments.update(f.block_moments(j, naturals[j]))
         after = [[n[k] for k in b.keys] for b, n in zip(f.blocks, naturals, strict=True)]
         proper = jnp.stack([b.proper(n) for b, n in zip(f.blocks, naturals, strict=True)])
         return after, middle[i], elbo, proper

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lowerbound.algorithms.blocks import blocks_of
+from lowerbound.algorithms.sampled_terms import SampledTerm, factor_log_prob, natural_key
 from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.factors import Joint
 from lowerbound.expectations.moments import (
@@ -28,11 +29,21 @@ from lowerbound.expectations.moments import (
     structure_of,
 )
 from lowerbound.families.exponential import ExponentialBlock
+from lowerbound.model.base import Model
 
 #: Natural parameters (or moments) of all blocks, one dictionary for each.
 Naturals = list[dict[Hashable, Any]]
 #: Steps tried along a block's natural gradient where the bound is not linear in its moments.
 _RATES = (1.0, 0.6, 0.3, 0.1, 0.03, 0.01, 0.001)
+
+
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """How factors without a closed form are sampled: draws of fixed noise, and its seed."""
+
+    model: Model
+    num_draws: int
+    seed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,33 +61,50 @@ class Factored:
 
     structure: Structure
     blocks: list[ExponentialBlock]
-    terms: list[Contraction]
+    terms: list[Contraction | SampledTerm]
     bounds: list[BoundExpectation]
     rows: Mapping[Axis, str] = field(default_factory=dict)
     plate_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @staticmethod
-    def of(joint: Joint, *, joined: bool = True) -> Factored:
+    def of(joint: Joint, *, joined: bool = True, sample: Sampling | None = None) -> Factored:
         """From the factors of a model, all of which have a closed form or a bound.
 
+        Args:
+            joint: The factors.
+            joined: Whether Gaussian latents may share blocks.
+            sample: How factors without either are sampled; None if they may not be.
+
         Raises:
-            NotClosedForm: one has neither.
+            NotClosedForm: one has neither, and may not be sampled.
         """
         for f in joint.factors:
-            if f.open is not None:
+            if f.open is not None and sample is None:
                 raise f.open
-        structure = structure_of(joint, joined=joined)
+        structure = structure_of(joint, joined=joined, sampled=sample is not None)
         terms = [c for f in joint.factors for c in expectation(f.value, structure).parts]
         bounds = [bound_expectation(b, w, structure) for f in joint.factors for b, w in f.bounds]
         needed = {m for p in (*terms, *bounds) for m in p.needs}
         rows = {a: n for f in joint.factors for a, n in f.rows.items()}
-        return Factored(structure, blocks_of(structure, needed), terms, bounds, rows, joint.plate_axes)
+        blocks = blocks_of(structure, needed)
+        sampled: list[Contraction | SampledTerm] = []
+        for f in joint.open:
+            assert sample is not None
+            mine = tuple(b for b in blocks if set(b.latents) & set(f.latents))
+            log_prob = factor_log_prob(sample.model, f.name)
+            sampled.append(SampledTerm(f.name, log_prob, mine, sample.num_draws, sample.seed))
+        return Factored(structure, blocks, [*terms, *sampled], bounds, rows, joint.plate_axes)
 
     def index(self, latent: str) -> int:
         """Which block a latent is in."""
         return next(i for i, b in enumerate(self.blocks) if latent in b.latents)
 
-    def touching(self, i: int) -> tuple[list[Contraction], list[BoundExpectation]]:
+    @property
+    def sampled(self) -> list[SampledTerm]:
+        """The terms that are estimated from draws."""
+        return [t for t in self.terms if isinstance(t, SampledTerm)]
+
+    def touching(self, i: int) -> tuple[list[Contraction | SampledTerm], list[BoundExpectation]]:
         """The terms and bounds that block i is in."""
         keys = set(self.blocks[i].keys)
         return [t for t in self.terms if t.needs & keys], [b for b in self.bounds if b.needs & keys]
@@ -89,9 +117,14 @@ class Factored:
 
     def moments(self, naturals: Naturals) -> dict[Moment, Any]:
         out: dict[Any, Any] = {}
-        for b, n in zip(self.blocks, naturals, strict=True):
-            out.update(b.moments(n))
+        for i, n in enumerate(naturals):
+            out.update(self.block_moments(i, n))
         return out
+
+    def block_moments(self, i: int, natural: Any) -> dict[Any, Any]:
+        """The moments of block i; with its natural parameters, where sampled terms ask for them."""
+        block = self.blocks[i]
+        return {**block.moments(natural), **({natural_key(block): natural} if self.sampled else {})}
 
     def energy(self, moments: Mapping[Any, Any], terms: Sequence[Any] | None = None, bounds: Any = None) -> Any:
         """E_q[log p], of all factors or of some."""
@@ -129,11 +162,11 @@ class Factored:
 
         def value(rate: Any) -> Any:
             new = {k: (1 - rate) * old[k] + rate * best[k] for k in block.keys}
-            out = self.energy({**moments, **block.moments(new)}, terms, bounds) + block.entropy(new)
+            out = self.energy({**moments, **self.block_moments(i, new)}, terms, bounds) + block.entropy(new)
             return jnp.where(block.proper(new) & jnp.isfinite(out), out, -jnp.inf)
 
         rates = jnp.asarray((*_RATES, 0.0))
-        found = jnp.stack([value(r) for r in rates])
+        found = jax.lax.map(value, rates)  # one copy of the program, not one for each rate
         rate = rates[jnp.argmax(found)]
         return {k: (1 - rate) * old[k] + rate * best[k] for k in block.keys}
 

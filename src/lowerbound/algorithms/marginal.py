@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from lowerbound.algorithms.factored import Factored
+from lowerbound.algorithms.sampled_terms import SampledTerm
 from lowerbound.expectations.functions import INDICATOR, INVERSE, LOG_DET
 from lowerbound.expectations.moments import Moment
 from lowerbound.families.exponential import CategoricalBlock, JointGaussianBlock
@@ -68,9 +69,11 @@ def component_log_probs(factored: Factored, values: Mapping[str, Any]) -> tuple[
 
     def energy(indicators: Sequence[Any]) -> Any:
         own = {b.indicator: r for b, r in zip(discrete, indicators, strict=True)}
-        return factored.energy({**moments, **own})
+        return factored.energy({**moments, **own}, exact)
 
+    exact = [t for t in factored.terms if not isinstance(t, SampledTerm)]
     value, slopes = jax.value_and_grad(energy)(nothing)
+    value = value + sum(t.at(values) for t in factored.sampled)
     return value, {b.latents[0]: s for b, s in zip(discrete, slopes, strict=True)}
 
 

@@ -94,6 +94,11 @@ class Batched:
 
     def __post_init__(self) -> None:
         f, put = self.factored, object.__setattr__
+        if f.sampled:
+            raise IncompatibleError(
+                f"factor {f.sampled[0].name!r} has no closed form, so minibatches of it are not taken. Use "
+                "algorithm='conjugate_computation'."
+            )
         axes = {a for a, p in row_axes(f).items() if p == self.plate}
         if not axes:
             raise IncompatibleError(

@@ -6,7 +6,7 @@ Each factor comes out exact (a value), as a bound, or *open*: with the operation
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from numpyro.distributions.distribution import validation_enabled
 
 from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.interpret import Graph, data_node, latent_node, run
-from lowerbound.expectations.operations import masked, value_of
+from lowerbound.expectations.operations import finite, masked, value_of
 from lowerbound.expectations.rules import Bound, LogProb, Parameters, rule_for
 from lowerbound.expectations.values import Latent, NotClosedForm, Value, align, array_of, as_value, latent_value
 from lowerbound.model.base import Model, Site
@@ -174,8 +174,10 @@ def _noted(f: Any, out: list[Any]) -> _Traced:
             d = d.base_dist
         note.kind = type(d).__name__
         note.entry = rule_for(d)
-        # Dimensions that to_event has made part of an event are elements of the rule all the same.
-        whole = tuple(outer.batch_shape) + tuple(outer.event_shape)
+        # What is observed may have more elements than the distribution. Dimensions that to_event has made part of an
+        # event are elements of the rule all the same.
+        own = np.shape(f.value)[: max(np.ndim(f.value) - outer.event_dim, 0)]
+        whole = np.broadcast_shapes(outer.batch_shape, own) + tuple(outer.event_shape)
         note.batch, note.inner = whole[: len(whole) - d.event_dim], outer.event_dim - d.event_dim
         note.masks = [(i, e - d.event_dim) for i, e in note.masks]
     if note.entry is not None:
@@ -211,8 +213,11 @@ def _factor(t: _Traced, graph: Graph) -> RandomFactor:
         value = _spread(value, t.batch) if t.entry is not None else value
         if t.masks:
             value = masked(value, weight)
+            bounds = tuple(replace(b, inputs=tuple(finite(x, weight) for x in b.inputs)) for b in bounds)
         if t.scale >= 0:
             scale = _inside(_of(read(t.scale)), t.inner)
+            if bounds and scale.random:
+                raise NotClosedForm("a bound times a random scale")
             weight, value = weight * scale, value * scale
         rows: dict[Axis, str] = {}
         held = []

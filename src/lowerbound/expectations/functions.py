@@ -136,6 +136,8 @@ def _library(x: Any) -> Any:
 
 #: x itself.
 IDENTITY = Function((Part("power", 1.0),))
+#: Its logarithm.
+LOG = Function((Part("log"),))
 #: The indicator that a discrete latent has the value k.
 INDICATOR = Function((Part("indicator"),))
 #: Of a matrix: the logarithm of its determinant, and its inverse.

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from lowerbound.expectations.axes import Axis, Const, Index, contract, gather, same_index, spread
 from lowerbound.expectations.factors import Joint, RandomFactor
-from lowerbound.expectations.functions import IDENTITY, INDICATOR, Function
+from lowerbound.expectations.functions import IDENTITY, INDICATOR, LOG, Function
 from lowerbound.expectations.rules.base import Bound
 from lowerbound.expectations.values import Atom, Latent, NotClosedForm, Term, Value, align, conditioned
 
@@ -106,12 +106,16 @@ def _inner(t: Term) -> Iterable[Term]:
         yield from (t.exponent * t.exponent).terms
 
 
-def structure_of(joint: Joint, *, joined: bool = True) -> Structure:
+def structure_of(joint: Joint, *, joined: bool = True, sampled: bool = False) -> Structure:
     """Go through all terms once.
 
     Args:
         joint: The factors of a model; those that are open are left out.
         joined: Whether Gaussian latents may share a block. Otherwise each has its own: mean field between sites.
+
+        sampled: Whether factors without a closed form will be sampled: what they depend on is then curved, a real
+            latent among it dense along all axes that are no plates, and a latent that nothing else asks for
+            statistics of has those of its usual family.
 
     Raises:
         NotClosedForm: a moment that no block gives.
@@ -146,7 +150,14 @@ def structure_of(joint: Joint, *, joined: bool = True) -> Structure:
             for b in real[n + 1 :]:
                 first, second = sorted((a, b), key=lambda x: x.latent.name)
                 pairs[first.latent.name, second.latent.name].append((first, second))
-    gaussian = _gaussian_groups({n: v for n, v in latents.items() if v.support == "real"}, pairs, degrees, joined)
+    opened = _opened(joint) if sampled else {}
+    curved |= {n: f"a factor without a closed form ({name})" for n, name in opened.items()}
+    for n in opened:
+        if latents[n].support != "real" and not functions[n]:
+            functions[n] = dict.fromkeys(_USUAL.get(latents[n].support, ()))
+    real = {n: v for n, v in latents.items() if v.support == "real"}
+    more = {n: _no_plates(joint, n) for n in opened if n in real}
+    gaussian = _gaussian_groups(real, pairs, degrees, joined, more)
     statistics = {n: tuple(fs) for n, fs in functions.items()}
     for name, fs in special.items():
         group = gaussian.pop(name)
@@ -156,6 +167,34 @@ def structure_of(joint: Joint, *, joined: bool = True) -> Structure:
         powers = [IDENTITY] + ([IDENTITY * IDENTITY] if squares else [])
         statistics[name] = (*powers, *fs)
     return Structure(latents, gaussian, statistics, curved)
+
+
+#: Statistics of a latent that only a sampled factor has in it.
+_USUAL: dict[str, tuple[Function, ...]] = {
+    "positive": (IDENTITY, LOG),
+    "unit": (LOG, IDENTITY.log_complement()),
+}
+#: Elements of a latent in a sampled factor up to which it is dense.
+_SAMPLED = 300
+
+
+def _opened(joint: Joint) -> dict[str, str]:
+    """The latents of factors without a closed form, each with the name of one."""
+    out: dict[str, str] = {}
+    for f in joint.open:
+        for n in f.latents:
+            if joint.latents[n].values is not None:
+                assert f.open is not None
+                raise f.open  # a discrete latent has no draws to differentiate through
+            out.setdefault(n, f.name)
+    return out
+
+
+def _no_plates(joint: Joint, name: str) -> tuple[int, ...]:
+    shape = joint.latents[name].shape
+    plates = set(joint.plate_axes.get(name, {}).values())
+    axes = tuple(i for i in range(len(shape)) if i not in plates)
+    return axes if math.prod(shape[i] for i in axes) <= _SAMPLED else ()
 
 
 def _refuse_products(f: RandomFactor, atoms: Sequence[Atom]) -> None:
@@ -177,8 +216,9 @@ def _gaussian_groups(
     pairs: Mapping[tuple[str, str], list[tuple[Atom, Atom]]],
     degrees: Sequence[Mapping[str, int]],
     joined: bool,
+    more: Mapping[str, tuple[int, ...]],
 ) -> dict[str, GaussianGroup]:
-    dense = {n: _dense_axes(v, pairs.get((n, n), [])) for n, v in real.items()}
+    dense = {n: tuple(sorted({*_dense_axes(v, pairs.get((n, n), [])), *more.get(n, ())})) for n, v in real.items()}
     group: dict[str, tuple[str, ...]] = {n: (n,) for n in real}
     if joined:
         for a, b in pairs:

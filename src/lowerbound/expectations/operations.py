@@ -149,7 +149,7 @@ def _is_algebra(name: str, params: dict[str, Any], kinds: Sequence[Any]) -> bool
 
 
 def _width(kind: Any) -> int:
-    return 0 if np.dtype(kind) == np.dtype(bool) else 1 if np.issubdtype(kind, np.integer) else 2
+    return 0 if np.issubdtype(kind, np.bool_) else 1 if np.issubdtype(kind, np.integer) else 2
 
 
 def _on_arrays(primitive: Any, params: dict[str, Any], kinds: Sequence[Any]) -> Callable[..., np.ndarray]:
@@ -353,9 +353,15 @@ def _first(a: Axis | None, b: Axis | None) -> Axis | None:
 def masked(value: Value, mask: Value) -> Value:
     """value * mask, zero where the mask is, whatever the constants are there."""
     value, mask = v.align(value, mask)
+    return finite(value, mask) * mask
+
+
+def finite(value: Value, mask: Value) -> Value:
+    """The value with zeros for those constants that are not finite where the mask is zero."""
+    value, mask = v.align(value, mask)
     m = v.constant_of(mask)
     if not m.known:
-        return value * mask
+        return value
     out = []
     for t in value.terms:
         constants = []
@@ -365,8 +371,11 @@ def masked(value: Value, mask: Value) -> Value:
                 there = np.broadcast_to(v.spread(m, axes) != 0, [a.size for a in axes])
                 c = Const(np.where(there, v.spread(c, axes), 0.0), axes)
             constants.append(c)
-        out.append(Term(tuple(constants), t.atoms, t.summed, t.exponent))
-    return Value(value.axes, tuple(out)) * mask
+        exponent = t.exponent
+        if exponent is not None and set(m.axes) <= {a for a in exponent.axes if a is not None}:
+            exponent = finite(exponent, Value(exponent.axes, mask.terms))
+        out.append(Term(tuple(constants), t.atoms, t.summed, exponent))
+    return Value(value.axes, tuple(out))
 
 
 ELEMENTWISE = {

@@ -723,10 +723,13 @@ def exp(v: Any) -> Value:
     rest: list[Term] = []
     for t in v.terms:
         scale = _scalar(t.constants)
-        single = len(t.atoms) == 1 and not t.summed and t.exponent is None and scale is not None
-        f = t.atoms[0].function.exp(scale) if single and t.atoms[0].latent.support != "real" else None
+        # (An element may be looked up by discrete latents: along their values exactly one indicator is 1.)
+        indicators, k = _indicator_axes(t)
+        own = [a for a in t.atoms if a.function is not INDICATOR]
+        single = len(own) == 1 and t.summed == k and t.exponent is None and scale is not None
+        f = own[0].function.exp(scale) if single and own[0].latent.support != "real" else None
         if f is not None:
-            out = out * Value(v.axes, (Term((), (replace(t.atoms[0], function=f),)),))
+            out = out * Value(v.axes, (Term((), (*indicators, replace(own[0], function=f)), t.summed),))
         elif not t.atoms and t.exponent is None:
             c = constant_of(Value(v.axes, (t,)))
             out = out * Value(v.axes, (Term((Const(xp.exp(c.array), c.axes),)),))
