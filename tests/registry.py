@@ -17,6 +17,7 @@ from numpyro.distributions import constraints
 import lowerbound as lb
 from lowerbound import algorithms, families, gradients, objectives
 from lowerbound.families.coupling import Couplings
+from lowerbound.families.exponential import DirichletBlock, JointGaussianBlock, PowerGammaBlock
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,28 @@ MIXTURES = [
 ]
 #: Families without a density: the laws that need one do not apply.
 POINTS = [Subject("point mass", families.PointMass(), families.Point(np.array([1.0, -2.0, 3.0])))]
+#: Products of exponential families on the constrained space: of a gamma, a Gaussian vector and a simplex.
+_blocks = [
+    PowerGammaBlock("t", (2,), 1.0, "log t", "t"),
+    JointGaussianBlock({"w": (3,)}, {"w": ()}, {"w": (0,)}, {"w": "w"}, {("w", "w"): "ww"}),
+    DirichletBlock("p", (3,), "log p"),
+]
+_naturals = [
+    {"log t": np.array([1.5, 4.0]), "t": np.array([-2.0, -0.5])},
+    {"w": np.array([1.0, -2.0, 0.5]), "ww": -_lower(3, 51) @ _lower(3, 51).T},
+    {"log p": np.array([0.5, 2.0, 6.0])},
+]
+FACTORED = [
+    families.FactoredBlock(
+        _blocks,
+        _naturals,
+        [
+            families.Place("t", "positive", (2,), (2,), 0),
+            families.Place("w", "real", (3,), (3,), 2),
+            families.Place("p", "simplex", (3,), (2,), 5),
+        ],
+    )
+]
 #: Families that only become one when bound to a model.
 UNBOUND: list[tuple[families.Family, type]] = [
     (families.Product({"a": families.Dense(), ...: families.Diagonal()}), families.BoundProduct)
@@ -131,6 +154,14 @@ def _grouped() -> families.Family:
     return families.Arrow(families.ArrowLayout.of([2], [[0, 1], [4, 3]]))
 
 
+#: Algorithms that derive their own family from the model, and fit no other.
+CLOSED = [
+    algorithms.CoordinateAscent,
+    algorithms.ConjugateComputationVI,
+    algorithms.MemoizedVI,
+    algorithms.StochasticVI,
+]
+
 #: Every algorithm with every kind of family that it fits.
 ALGORITHMS = [
     Fitter("score regression, dense", algorithms.ScoreRegression, families.Dense, exact=True),
@@ -148,7 +179,7 @@ ALGORITHMS = [
     Fitter("maximum, point mass", algorithms.Maximum, families.PointMass),
 ]
 #: Pairs that are refused before anything is compiled.
-REFUSED = [
+REFUSED: list[tuple[Callable[[], algorithms.Algorithm], Callable[[], families.Family]]] = [
     (algorithms.ScoreRegression, lambda: families.LowRank(2)),
     (algorithms.ScoreRegression, families.PointMass),
     (algorithms.GradientVI, families.Arrow),
@@ -165,6 +196,7 @@ REFUSED = [
     (algorithms.Maximum, families.Dense),
     (algorithms.Maximum, families.Diagonal),
     (algorithms.Maximum, lambda: families.LowRank(2)),
+    *((a, f) for a in CLOSED for f in (families.Dense, families.PointMass)),
 ]
 
 #: Every objective, with the number of draws that the laws use.

@@ -10,14 +10,26 @@ import pytest
 
 import lowerbound
 from lowerbound import algorithms, families, gradients, objectives, registry
-from tests.registry import ALGORITHMS, FAMILIES, GRADIENTS, MIXTURES, OBJECTIVES, POINTS, REFUSED, SHAPED, UNBOUND
+from tests.registry import (
+    ALGORITHMS,
+    CLOSED,
+    FACTORED,
+    FAMILIES,
+    GRADIENTS,
+    MIXTURES,
+    OBJECTIVES,
+    POINTS,
+    REFUSED,
+    SHAPED,
+    UNBOUND,
+)
 
 #: package, its contract, the subjects in the test table, the short names, and what can have no short name
 KINDS = {
     "blocks": (
         families,
         families.Block,
-        {type(s.block) for s in FAMILIES + SHAPED + POINTS} | {type(b) for b in MIXTURES},
+        {type(s.block) for s in FAMILIES + SHAPED + POINTS} | {type(b) for b in MIXTURES + FACTORED},
         None,
         set(),
     ),
@@ -31,7 +43,7 @@ KINDS = {
     "algorithms": (
         algorithms,
         algorithms.Algorithm,
-        {type(f.algorithm()) for f in ALGORITHMS},
+        {type(f.algorithm()) for f in ALGORITHMS} | set(CLOSED),
         registry.ALGORITHMS,
         set(),
     ),

@@ -24,7 +24,7 @@ from lowerbound.algorithms.factored import Factored, Sampling
 from lowerbound.algorithms.marginal import marginal, summable
 from lowerbound.algorithms.memoized_vi import MemoizedVI
 from lowerbound.algorithms.stochastic_vi import StochasticVI
-from lowerbound.diagnostics.assessment import Assessment, assess, unchecked, weigh_up
+from lowerbound.diagnostics.assessment import Assessment, assess, itself, unchecked, weigh_up
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.review import review
 from lowerbound.errors import IncompatibleError
@@ -167,6 +167,8 @@ def fit_closed_form(
         kernel = Kernel(marginal(model, factored), deadline=deadline)
         if kernel.price < _PRICE:
             assessment = _checked(kernel, q, status, algorithm, seed, num_draws)
+    if assessment is None and not model.dimension and len(factored.blocks) == 1 and summable(factored):
+        assessment = itself(status, algorithm.rule(), float(state.elbo))
     if assessment is None:
         assessment = unchecked(q, status, algorithm.rule(), _left_out(model), seed)
     verdict = assessment.verdict

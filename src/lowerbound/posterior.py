@@ -107,8 +107,8 @@ class Posterior:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Names of the latent sites."""
-        return tuple(self._sites.sites)
+        """Names of the latent sites, the discrete ones last."""
+        return (*self._sites.sites, *(self.q.discrete if isinstance(self.q, FactoredBlock) else ()))
 
     @property
     def corrected(self) -> bool:
@@ -119,7 +119,7 @@ class Posterior:
         """Draws by site name, ``[n, *shape]``, with deterministics.
 
         Where :attr:`source` is ``"q"`` they are independent draws of q; else they are resampled from
-        the repaired draws (systematic resampling, in random order).
+        the repaired draws (systematic resampling, in random order). Discrete latents are drawn from their own q.
 
         Args:
             n: Number of draws.
@@ -127,7 +127,11 @@ class Posterior:
         """
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
             raise DataError(f"sample needs a positive number of draws, got {n!r}.")
-        return self._sites.constrain(self.sample_unconstrained(int(n), seed=seed))
+        x = self.sample_unconstrained(int(n), seed=seed)
+        out = self._sites.constrain(x) if self._sites.dimension else {}
+        if isinstance(self.q, FactoredBlock) and self.q.discrete:
+            out |= self.q.sample_discrete(np.random.default_rng([seed, 0x5A4E]), int(n))
+        return out
 
     def sample_unconstrained(self, n: int, *, seed: int = 0) -> np.ndarray:
         """Draws ``[n, p]`` on the unconstrained space."""
@@ -154,7 +158,7 @@ class Posterior:
                 noise = matched_normals(np.random.default_rng([self.seed, 1]), n, p) if p else np.zeros((n, 0))
                 draws = np.asarray(self.q.transform(noise))
                 weights = np.full(len(draws), 1 / len(draws))
-            self._cache["moments"] = self._sites.constrain(draws), weights
+            self._cache["moments"] = (self._sites.constrain(draws) if self._sites.dimension else {}), weights
         return self._cache["moments"]
 
     def mean(self) -> dict[str, np.ndarray]:

@@ -27,13 +27,14 @@ from lowerbound.diagnostics.assessment import Correction
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.evidence import Evidence
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
-from lowerbound.errors import FileFormatError
+from lowerbound.errors import FileFormatError, IncompatibleError
 from lowerbound.escalation import Trial
+from lowerbound.families.exponential.described import describe, rebuild
 from lowerbound.model.base import Site
 from lowerbound.posterior import Posterior, Trace
 from lowerbound.sites import SiteMap
 
-FORMAT = 2
+FORMAT = 3
 #: Bytes of the model's data kept in a file, at most; the smallest arrays first. Nothing but ``to_arviz`` reads them.
 MAX_DATA = 2**24
 _BLOCKS: dict[str, type] = {
@@ -247,6 +248,14 @@ def _number(value: Any) -> Any:
 
 
 def _describe(block: families.Block) -> Any:
+    if isinstance(block, families.FactoredBlock):
+        try:
+            return {"blocks": [describe(b) for b in block.blocks], "places": [list(p) for p in block.places]}
+        except ValueError as e:
+            raise IncompatibleError(
+                f"this posterior cannot be saved: {e} of a latent is a function that only the model's code can evaluate. "
+                "Save draws instead: posterior.to_arviz().to_netcdf(path)."
+            ) from e
     if isinstance(block, families.ProductBlock):
         return [_describe(b) for b in block.blocks]
     return next(k for k, c in _BLOCKS.items() if type(block) is c)
@@ -259,6 +268,11 @@ def _restore(description: Any, arrays: dict[str, np.ndarray]) -> families.Block:
             prefix = f"block{j}."
             blocks.append(_restore(d, {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}))
         return families.ProductBlock(tuple(blocks), tuple(arrays[f"index{j}"] for j in range(len(blocks))))
+    if isinstance(description, dict):
+        blocks = [rebuild(d) for d in description["blocks"]]
+        naturals = [{k: arrays[f"{i}.{j}"] for j, k in enumerate(b.keys)} for i, b in enumerate(blocks)]
+        places = [families.Place(n, s, tuple(a), tuple(u), start) for n, s, a, u, start in description["places"]]
+        return families.FactoredBlock(blocks, naturals, places)
     if description not in _BLOCKS:
         raise FileFormatError(f"the file holds a block of unknown kind {description!r}.")
     return _BLOCKS[description](**arrays)

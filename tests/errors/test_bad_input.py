@@ -270,11 +270,19 @@ def test_nothing_observed_for_want_of_an_argument():
 
 
 def test_discrete_latents():
-    def fn(y):
+    def counts(y):
+        k = numpyro.sample("k", dist.Poisson(2.0))
+        numpyro.sample("y", dist.Normal(k, 1), obs=y)
+
+    def labels(y):
         k = numpyro.sample("k", dist.Categorical(np.ones(2) / 2))
         numpyro.sample("y", dist.Normal(k, 1), obs=y)
 
-    refused(ModelError, r"discrete latent sites \['k'\], which are not supported yet.*MixtureSameFamily", fn, {"y": Y})
+    refused(ModelError, r"discrete latent site 'k' .* no finite list of values to sum over", counts, {"y": Y})
+    refused(IncompatibleError, r"'labels' has discrete latents \['k'\].*'dense'", labels, {"y": Y}, family="dense")
+    wrong = {"k": 3}
+    refused(DataError, r"init\['k'\] has 1 labels outside of \[0, 1\]", labels, {"y": Y}, init=wrong)
+    refused(UnknownNameError, "unknown latent in init 'j'", labels, {"y": Y}, init={"j": 0})
     sites = {"k": lb.Site(constraints.integer_interval(0, 3))}
     refused(ModelError, r"site 'k' is discrete.*not supported yet", lb.LogDensity(lambda k: -(k**2.0), sites))
 
@@ -381,7 +389,7 @@ OPTIONS = {
     "algorithm": (
         {"algorithm": "score_regresion"},
         UnknownNameError,
-        r"unknown algorithm 'score_regresion'\. Did you mean 'score_regression'\? Known: from_gaussian, gradient_vi, ",
+        r"unknown algorithm 'score_regresion'\. Did you mean 'score_regression'\? Known: conjugate_computation, ",
     ),
     "family class": (
         {"family": lb.families.Dense},

@@ -27,6 +27,7 @@ from lowerbound.diagnostics.verdict import (
     VerdictStatus,
     judge,
     judge_chains,
+    judge_itself,
     judge_modes,
     judge_point,
     judge_tails,
@@ -296,6 +297,13 @@ def unchecked(q: Block, status: Status, rule: str, why: str, seed: int) -> Asses
     nothing = Estimate(np.nan, np.nan)
     none = Evidence(Estimate(-np.inf, 0.0), None, 0, "nothing was weighed")
     return Assessment(verdict, "q", draws, np.full(n, 1 / n), np.empty(0), nothing, none, np.inf, float(n))
+
+
+def itself(status: Status, rule: str, elbo: float) -> Assessment:
+    """Where q is the posterior by construction, one block of independent discrete latents: its ELBO is the evidence."""
+    verdict, exact = judge_itself(status, rule), Estimate(elbo, 0.0)
+    sandwiched = Evidence(exact, exact, 1, "q is the posterior")
+    return Assessment(verdict, "q", np.zeros((1, 0)), np.ones(1), np.empty(0), exact, sandwiched, -np.inf, 1.0)
 
 
 def _point(q: Block, verdict: Verdict) -> Assessment:

@@ -353,6 +353,23 @@ def judge_unchecked(verdict: Verdict) -> Verdict:
     )
 
 
+def judge_itself(status: Status, rule: str) -> Verdict:
+    """TRUSTED: q is the posterior, by construction."""
+    return Verdict(
+        VerdictStatus.TRUSTED,
+        "q is the posterior: every latent is discrete, and independent of the others given the data.",
+        (status.sentence + (f" ({rule})" if status is Status.CONVERGED and rule else ""),),
+        (),
+        "",
+        status.converged,
+        rule,
+        Estimate(np.nan, 0.0),
+        -np.inf,
+        Estimate(0.0, 0.0),
+        np.inf,
+    )
+
+
 def judge_unweighed(status: Status, rule: str, why: str) -> Verdict:
     """NOT_TRUSTED: the ELBO is exact, but how far below the evidence it is has not been asked."""
     return Verdict(

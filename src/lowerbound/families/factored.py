@@ -134,6 +134,14 @@ class FactoredBlock(Block):
             pairs = zip(self.blocks, self.naturals, strict=True)
             return {b.latents[0]: b.probabilities(n) for b, n in pairs if isinstance(b, CategoricalBlock)}
 
+    def sample_discrete(self, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+        """Draws of the discrete latents ``[n, *shape]``."""
+        out: dict[str, np.ndarray] = {}
+        for b, natural in zip(self.blocks, self.naturals, strict=True):
+            if isinstance(b, CategoricalBlock):
+                out |= b.sample(rng, natural, n)
+        return out
+
     def moments(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Exact means and variances of every latent on the constrained space, the discrete ones among them."""
         out: dict[str, tuple[np.ndarray, np.ndarray]] = {}

@@ -197,7 +197,7 @@ class Model:
     def unconstrain(self, latents: Mapping[str, Any], batch: Sequence[Any]) -> tuple[Any, Any]:
         """The vector ``[p]`` of constrained ``latents`` and log |det dT/du| there."""
         e = self.evaluate(latents, batch, True)
-        x = jnp.concatenate([jnp.ravel(e.values[n]) for n in self.sites])
+        x = jnp.concatenate([jnp.zeros(0), *(jnp.ravel(e.values[n]) for n in self.sites)])
         return x, e.log_det
 
     # -- names -----------------------------------------------------------------------------------
