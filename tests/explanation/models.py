@@ -97,6 +97,16 @@ def discrete_and_open(y):
         numpyro.sample("y", dist.Normal(0, jnp.sqrt(1.0 + a[z] ** 2)), obs=y)
 
 
+def discrete_and_drawn(y, total):
+    p = numpyro.sample("p", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("k", 2):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+    with numpyro.plate("n", len(y)):
+        z = numpyro.sample("z", dist.Categorical(p))
+        numpyro.sample("y", dist.Normal(mu[z], 1), obs=y)
+    numpyro.sample("total", dist.Normal(jnp.tanh(mu[0] + mu[1]), 1), obs=total)
+
+
 X = rng.normal(size=(20, 3))
 schools = examples.load("eight-schools").data
 MODELS = {
@@ -112,5 +122,6 @@ MODELS = {
     "added_variances": (added_variances, {"y": X[:, 0]}),
     "eight_schools": (eight_schools, {"y": schools["y"], "sigma": schools["sigma"]}),
     "matrix_and_inverse": (matrix_and_inverse, {"y": X[:, :2]}),
+    "discrete_and_drawn": (discrete_and_drawn, {"y": X[:, 0], "total": 0.3}),
     "discrete_and_open": (discrete_and_open, {"y": X[:, 0]}),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
@@ -108,8 +109,20 @@ def test_discrete_latents_beside_an_open_factor_are_refused_as_fit_refuses_them(
     e = lb.explain(model, data)
     assert [(r.latent, r.kind) for r in e.rows] == [("p", "exact"), ("a", "none"), ("z", "none")]
     assert e.algorithm is None and "lb.fit refuses the model" in e.choice.sentence
-    with pytest.raises(lb.errors.IncompatibleError, match="without"):
+    with pytest.raises(lb.errors.IncompatibleError) as refused:
         lb.fit(model, data)
+    assert e.choice.sentence == f"lb.fit refuses the model: {refused.value}"
+
+
+def test_blocks_beside_a_discrete_latent_keep_their_family_where_a_factor_is_drawn():
+    e = explained("discrete_and_drawn")
+    assert [(r.latent, r.family, r.kind) for r in e.rows] == [
+        ("p", "Dirichlet", "exact"),
+        ("mu", "Gaussian", "sampled"),
+        ("z", "Categorical", "exact"),
+    ]
+    assert e.rows[1].update == "sampled: natural gradient on fixed noise"
+    assert e.algorithm == "conjugate_computation" and "tanh" in e.rows[1].why
 
 
 @pytest.mark.parametrize("name", [n for n in MODELS if n != "discrete_and_open"])
@@ -187,11 +200,13 @@ def test_nothing_is_compiled_for_the_latents(monkeypatch):
     assert lb.explain(*MODELS["ard"]).open == ()
 
 
-def test_a_log_density_has_no_factors():
-    density = lb.LogDensity(lambda x: -0.5 * (x**2).sum(), {"x": lb.Site(shape=(3,))})
-    e = lb.explain(density)
+def test_a_log_density_is_one_factor():
+    sites = {"x": lb.Site(shape=(3,))}
+    e = lb.explain(lb.LogDensity(lambda x: -0.5 * (x**2).sum(), sites))
+    assert [(r.latent, r.family, r.kind) for r in e.rows] == [("x", "Gaussian", "exact")] and e.check() < 1e-12
+    e = lb.explain(lb.LogDensity(lambda x: -0.5 * jnp.sin(x.sum()) ** 2, sites))
     assert [(r.latent, r.kind) for r in e.rows] == [("x", "sampled")]
-    assert "no factors to take apart" in e.rows[0].why and e.open[0].rewrite == "write it as a NumPyro model"
+    assert "sin" in e.open[0].operation and "jnp.sin(x.sum())" in e.open[0].line
     with pytest.raises(lb.errors.IncompatibleError, match="nothing to write down"):
         e.latex()
     with pytest.raises(lb.errors.IncompatibleError, match="nothing to write down"):

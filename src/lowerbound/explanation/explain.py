@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from lowerbound import plan
+from lowerbound.algorithms.factored import Factored
+from lowerbound.closed_form import factored_of
 from lowerbound.errors import IncompatibleError
 from lowerbound.explanation import table
 from lowerbound.explanation.derivation import Derivation, Open, derive
@@ -154,28 +156,32 @@ def explain(model: Any, data: Mapping[str, Any] | None = None) -> Explanation:
     """
     bound = as_model(model, data)
     derivation = derive(bound)
-    chosen = choice(bound, derivation.open)
+    chosen, drawn = decide(bound, derivation.open)
     fallback = f"Gaussian by {(chosen.algorithm or 'score_regression').replace('_', ' ')}"
-    return Explanation(bound.name, rows_of(derivation, fallback), derivation.open, chosen, derivation)
+    return Explanation(bound.name, rows_of(derivation, fallback, drawn), derivation.open, chosen, derivation)
 
 
-def choice(model: Model, open: Sequence[Open] = ()) -> Choice:
-    """What ``lb.fit(model, data)`` does with no options: :func:`lowerbound.plan.choose`, asked and put into words.
+def choice(model: Model) -> Choice:
+    """What ``lb.fit(model, data)`` does with no options."""
+    return decide(model, derive(model).open)[0]
+
+
+def decide(model: Model, open: Sequence[Open]) -> tuple[Choice, Factored | None]:
+    """:func:`lowerbound.plan.choose`, asked and put into words; and the ELBO where some of its factors are drawn.
 
     Args:
         model: Bound to its data.
         open: What has no closed form in it.
     """
+    drawn: Factored | None = None
     try:
         family, algorithm = plan.choose(model)
+        if family is None and open:
+            drawn = factored_of(model, num_draws=getattr(algorithm, "num_draws", None))
     except IncompatibleError as e:
-        return Choice(None, None, f"lb.fit refuses the model: {e}")
-    if family is None and open:
-        discrete = ", ".join(map(repr, model.discrete))
-        why = f"with the discrete {discrete} every expectation must have a closed form. Sum them out, or rewrite those."
-        return Choice(None, None, f"lb.fit refuses the model: {why}")
+        return Choice(None, None, f"lb.fit refuses the model: {e}"), None
     if family is None:
-        return Choice(None, algorithm.name, f"lb.fit with no options: algorithm {algorithm.name} on these blocks.")
+        return Choice(None, algorithm.name, f"lb.fit with no options: algorithm {algorithm.name}, these blocks."), drawn
     may = " (arrow, if the compiled density shows one)" if model.dimension > plan.ARROW_FROM else ""
     said = f"lb.fit with no options: algorithm {algorithm.name}, family {family.name}{may}."
-    return Choice(family.name, algorithm.name, said)
+    return Choice(family.name, algorithm.name, said), None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lowerbound.algorithms.factored import Factored
 from lowerbound.expectations.functions import INDICATOR, Function, Part
 from lowerbound.expectations.moments import Contraction, Moment, Structure
 from lowerbound.explanation.derivation import Derivation, DerivedFactor
@@ -80,20 +81,21 @@ class Row:
         return out + (f"; independent along {', '.join(self.independent)}" if self.independent else "")
 
 
-def rows_of(d: Derivation, fallback: str) -> tuple[Row, ...]:
+def rows_of(d: Derivation, fallback: str, drawn: Factored | None = None) -> tuple[Row, ...]:
     """The rows of a model.
 
     Args:
         d: What was derived from it.
         fallback: The Gaussian fit that takes latents without a closed form, in words.
+        drawn: The ELBO with its open factors drawn, where the fit keeps the blocks.
     """
     sites: list[Any] = [*d.model.sites.values(), *d.model.discrete.values()]
     place = {n: i for i, n in enumerate(d.latents)}
     sites.sort(key=lambda s: place.get(s.name, -1))
-    return tuple(_row(d, s, fallback) for s in sites)
+    return tuple(_row(d, s, fallback, drawn) for s in sites)
 
 
-def _row(d: Derivation, site: Any, fallback: str) -> Row:
+def _row(d: Derivation, site: Any, fallback: str, drawn: Factored | None) -> Row:
     name, shape = site.name, tuple(site.shape)
     known = plate_axes(d.model, name)
     plates = (*known.values(), *(p for p in site.plates if p not in known.values()))
@@ -106,6 +108,22 @@ def _row(d: Derivation, site: Any, fallback: str) -> Row:
         why = "no factor in closed form asks for it"
         if o is not None:
             why = ("in " + ", ".join(o.factors) + ": " if o.factors else "") + o.operation
+        if drawn is not None:
+            block = drawn.blocks[drawn.index(name)]
+            return Row(
+                name,
+                shape,
+                plates,
+                block.family,
+                tuple(n for n in block.latents if n != name),
+                axes_named(d.model, name, independent_axes(block, name)),
+                "sampled",
+                "sampled: natural gradient on fixed noise",
+                (),
+                o.factors if o is not None else (),
+                False,
+                why,
+            )
         # A Gaussian over the continuous latents is no choice beside discrete ones.
         none = bool(d.model.discrete)
         return Row(
