@@ -38,6 +38,13 @@ from lowerbound.model.base import Model, is_real
 #: Algorithms on closed forms, which derive the family from the model.
 CLOSED = (CoordinateAscent, MemoizedVI, StochasticVI)
 ClosedAlgorithm = CoordinateAscent | MemoizedVI | StochasticVI
+
+
+def is_closed(algorithm: Any) -> bool:
+    """Whether an algorithm, or the short name of one, works on closed forms."""
+    return isinstance(algorithm, CLOSED) or algorithm in [a.name for a in CLOSED]
+
+
 #: Unconstrained dimensions, and discrete values in all, up to which q is checked against the log density.
 _DIMENSIONS, _VALUES = 1000, 2_000_000
 #: Arithmetic that one evaluation of the log density may cost for that.
@@ -90,6 +97,26 @@ def factored_of(model: Model, *, joined: bool = True, num_draws: int | None = No
             else f"{model.name!r} has an expectation that has no closed form and cannot be sampled: {e}. Leave "
             "algorithm out, or rewrite that line."
         ) from e
+
+
+def summed_out(model: Model) -> Model:
+    """The same model with its discrete latents summed out exactly, for families over continuous ones.
+
+    Raises:
+        IncompatibleError: they cannot be, or nothing is left.
+    """
+    if not model.dimension:
+        raise IncompatibleError(
+            f"{model.name!r} has discrete latents alone ({', '.join(model.discrete)}); families and algorithms for "
+            "continuous ones do not apply. Leave family and algorithm out."
+        )
+    factored = factored_of(model, num_draws=1)
+    if not summable(factored):
+        raise IncompatibleError(
+            f"the discrete latents {list(model.discrete)} of {model.name!r} depend on each other given the rest, so "
+            "that they are not summed out. Leave family and algorithm out."
+        )
+    return marginal(model, factored)
 
 
 def algorithm_for(model: Model) -> ClosedAlgorithm:
