@@ -29,6 +29,8 @@ from tests.measure import z_score
 LOG = IDENTITY.log()[1]
 #: How narrow q is made: a wide one shows wrong moments, a narrow one anything that takes the wrong elements.
 SHARPNESS = (1.0, 1e4)
+#: Draws at once: large batches of small matrices are slow to factorise.
+ROWS = 400
 
 
 def some_naturals(block: Any, rng: np.random.Generator, sharp: float = 1.0) -> dict:
@@ -104,7 +106,7 @@ def moments_and_draws(block: Any, rng: np.random.Generator, sharp: float, n: int
 def tabulated_naturals(block: Any, rng: np.random.Generator, sharp: float = 1.0) -> dict:
     """Those of a normal, gamma or beta variable: every other statistic has weight zero."""
     out = {k: np.zeros(block.shape) for k in block.keys}
-    by_function = {k.function: k for k in block.keys}
+    by_function = {getattr(k, "function", k): k for k in block.keys}
     if block.support == "real":
         v = rng.uniform(0.3, 0.6, block.shape) / sharp
         out[by_function[IDENTITY * IDENTITY]] = -0.5 / v
@@ -153,7 +155,7 @@ class Programs:
     """
 
     def __init__(
-        self, model: Callable, data: Mapping[str, Any] | None = None, *, draws: int = 4000, priors: bool = False
+        self, model: Callable, data: Mapping[str, Any] | None = None, *, draws: int = 3999, priors: bool = False
     ):
         self.model = as_model(model, data)
         self.joint = random_factors(self.model)
@@ -164,13 +166,18 @@ class Programs:
             found = self.model.distributions(latents, arguments)
             return {f.site: jnp.sum(f.log_prob) for f in found if f.observed or priors}
 
-        # Each program runs twice: what the compiler would gain is less than what it takes.
-        hasty = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+        # Each program runs twice: what the compiler would gain is less than what it takes. (Not for matrices.)
+        hasty = {} if priors else {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
         self._each = jax.jit(jax.vmap(each, in_axes=(0, None)), compiler_options=hasty)
 
     def log_densities(self, latents: Mapping[str, Any]) -> dict[str, Any]:
         """Of every factor that is not a prior, at draws of all latents."""
-        return self._each(dict(latents), [jnp.asarray(a) for a in self.model.arguments])
+        arguments = [jnp.asarray(a) for a in self.model.arguments]
+        if self.draws % ROWS:
+            return self._each(dict(latents), arguments)
+        rows = [slice(i, i + ROWS) for i in range(0, self.draws, ROWS)]
+        parts = [self._each({n: v[r] for n, v in latents.items()}, arguments) for r in rows]
+        return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
 
     def fallback(self) -> dict[str, np.ndarray]:
         """A value for each latent, for those that no block is about."""
