@@ -51,12 +51,30 @@ BLOCKS = {
         {"x": (0,), "y": (), "w": (1,)},
         [("x", "x"), ("x", "y"), ("y", "y"), ("w", "w"), ("x", "w")],
     ),
+    "normal-gamma": families.NormalGammaBlock(
+        _gaussian({"x": (3,), "y": ()}, {"x": (), "y": ()}, {"x": (0,), "y": ()}, [("x", "x"), ("x", "y"), ("y", "y")]),
+        *("s", (), 1.0, "log", "raised"),
+    ),
+    "normal-gamma of standard deviations in a plate": families.NormalGammaBlock(
+        _gaussian({"x": (2, 3)}, {"x": (0,)}, {"x": (1,)}, [("x", "x")]), "s", (2,), -2.0, "log", "raised"
+    ),
+    "normal-gamma, one precision for a plate": families.NormalGammaBlock(
+        _gaussian({"x": (3,)}, {"x": (0,)}, {"x": ()}, [("x", "x")]), "s", (), 1.0, "log", "raised"
+    ),
+    "normal-wishart": families.NormalWishartBlock("l", "x", (2, 3, 3), "log_det", "whole", "product", "square"),
     "tabulated gamma": _tabulated("positive", LOG, IDENTITY),
     "tabulated, three statistics": _tabulated("positive", LOG, IDENTITY, INVERSE),
     "tabulated normal": _tabulated("real", IDENTITY, IDENTITY * IDENTITY),
     "tabulated beta": _tabulated("unit", LOG, IDENTITY.log_complement()),
 }
 NAMES = list(BLOCKS)
+#: Blocks whose natural parameters are not free of each other: a step in each by itself may leave the proper ones.
+JOINT = (
+    families.WishartBlock,
+    families.JointGaussianBlock,
+    families.NormalGammaBlock,
+    families.NormalWishartBlock,
+)
 
 
 def natural_of(name: str, seed: int = 0) -> dict:
@@ -84,7 +102,7 @@ def test_moments_are_the_gradient_of_the_log_partition(name):
 
         rng = np.random.default_rng(3)
         direction = [0.1 * rng.standard_normal(np.shape(n)) * np.asarray(jnp.abs(n)) for n in natural]
-        if isinstance(block, (families.WishartBlock, families.JointGaussianBlock)):
+        if isinstance(block, JOINT):
             direction = [0.1 * np.asarray(n) * s for n, s in zip(natural, rng.uniform(0.5, 1.5, 9), strict=False)]
         (_, _), (slope, moved) = jax.jvp(parts, (natural,), (direction,))
         along = sum(float((n * m).sum()) for n, m in zip(natural, moved, strict=True))

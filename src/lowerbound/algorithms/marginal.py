@@ -22,7 +22,7 @@ from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.sampled_terms import SampledTerm
 from lowerbound.expectations.functions import INDICATOR, INVERSE, LOG_DET
 from lowerbound.expectations.moments import Moment
-from lowerbound.families.exponential import CategoricalBlock, JointGaussianBlock
+from lowerbound.families.exponential import CategoricalBlock, JointGaussianBlock, NormalGammaBlock, NormalWishartBlock
 from lowerbound.model.base import Evaluation, Factor, Model
 
 
@@ -41,13 +41,24 @@ def at_a_point(factored: Factored, values: Mapping[str, Any]) -> dict[Moment, An
         if isinstance(b, CategoricalBlock):
             continue
         if isinstance(b, JointGaussianBlock):
-            flat = {n: b._flat(n, values[n]) for n in b.latents}
-            for n, k in b.first.items():
-                out[k] = values[n]  # pyright: ignore[reportArgumentType]
-            for (m, n), k in b.second.items():
-                product = flat[m][..., :, None] * flat[n][..., None, :]
-                shape = (*b.plate_shape, *b.dense_shape[m], *b.dense_shape[n])
-                out[k] = product.reshape(shape)  # pyright: ignore[reportArgumentType]
+            out |= _gaussian_at(b, values)
+            continue
+        if isinstance(b, NormalGammaBlock):
+            u, g = values[b.name] ** b.power, b.gaussian
+            out |= {b.log: jnp.log(values[b.name]), b.raised: u}  # pyright: ignore[reportOperatorIssue]
+            own = _gaussian_at(g, values)
+            for n, k in g.first.items():
+                out[k] = own[k] * _spread(u, g, n)  # pyright: ignore
+            for (m, n), k in g.second.items():
+                extra = len(g.dense_shape[m]) + len(g.dense_shape[n])
+                shape = (*u.shape, *(1,) * (len(g.plate_shape) - u.ndim + extra))
+                out[k] = own[k] * u.reshape(shape)  # pyright: ignore
+            continue
+        if isinstance(b, NormalWishartBlock):
+            whole, mu = values[b.latents[0]], values[b.latents[1]]
+            product = (whole * mu[..., None, :]).sum(-1)
+            out |= {b.log_det: jnp.linalg.slogdet(whole)[1], b.whole: whole}  # pyright: ignore[reportOperatorIssue]
+            out |= {b.product: product, b.square: (mu * product).sum(-1)}  # pyright: ignore[reportOperatorIssue]
             continue
         for k in b.keys:
             assert isinstance(k, Moment) and k.function is not None
@@ -59,6 +70,26 @@ def at_a_point(factored: Factored, values: Mapping[str, Any]) -> dict[Moment, An
             else:
                 out[k] = k.function(x, jnp)
     return out
+
+
+def _gaussian_at(b: JointGaussianBlock, values: Mapping[str, Any]) -> dict[Any, Any]:
+    """x and x_i x_j."""
+    out: dict[Any, Any] = {}
+    flat = {n: b._flat(n, values[n]) for n in b.latents}
+    for n, k in b.first.items():
+        out[k] = values[n]
+    for (m, n), k in b.second.items():
+        product = flat[m][..., :, None] * flat[n][..., None, :]
+        out[k] = product.reshape((*b.plate_shape, *b.dense_shape[m], *b.dense_shape[n]))
+    return out
+
+
+def _spread(u: Any, g: JointGaussianBlock, name: str) -> Any:
+    """u along the plates of a latent, in the order of its own axes."""
+    shape = [1] * len(g.shapes[name])
+    for axis, n in zip(g.plates[name], u.shape, strict=False):
+        shape[axis] = n
+    return u.reshape(shape)
 
 
 def component_log_probs(factored: Factored, values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -52,7 +52,7 @@ def row_axes(factored: Factored) -> dict[Axis, str]:
     out = dict(factored.rows)
     for t in (*factored.terms, *factored.bounds):
         for m, index in _moments(t):
-            if len(m.latents) == 1 or m.function is not None:
+            if len(m.latents) == 1:
                 for plate, place in factored.plate_axes.get(m.latents[0], {}).items():
                     if place < len(index) and isinstance(i := index[place], Axis):
                         out.setdefault(i, plate)
@@ -109,6 +109,10 @@ class Batched:
         put(self, "local", [i for i, b in enumerate(f.blocks) if any(n in names for n in b.latents)])
         put(self, "shared", [i for i in range(len(f.blocks)) if i not in self.local])
         for i in self.local:
+            if f.blocks[i].latents[0] in f.structure.scaled:
+                raise IncompatibleError(
+                    f"{' and '.join(f.blocks[i].latents)} share a block of q in every row. Use joined=False."
+                )
             mixed = [n for n in f.blocks[i].latents if n not in names]
             if mixed:
                 raise IncompatibleError(

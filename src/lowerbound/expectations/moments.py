@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from lowerbound.expectations.axes import Axis, Const, Index, contract, gather, same_index, spread
 from lowerbound.expectations.factors import Joint, RandomFactor
 from lowerbound.expectations.functions import IDENTITY, INDICATOR, LOG, Function
+from lowerbound.expectations.joint_scales import Scaled, joint_moment, scaled_groups
 from lowerbound.expectations.rules.base import Bound
 from lowerbound.expectations.values import Atom, Latent, NotClosedForm, Term, Value, align, conditioned
 
@@ -41,6 +42,9 @@ class Moment(NamedTuple):
     function: Function | None = None
 
     def __str__(self) -> str:
+        if len(self.latents) > 1 and self.function is not None:
+            scale = str(self.function).replace("x", self.latents[0])
+            return f"E[{scale} {' '.join(self.latents[1:])}{chr(39) if len(self.latents) > 2 else ''}]"
         if self.function is None:
             return "E[" + " ".join(self.latents) + "']" if len(self.latents) == 2 else f"E[{self.latents[0]}]"
         return f"E[{str(self.function).replace('x', self.latents[0])}]"
@@ -72,15 +76,20 @@ class Structure:
         gaussian: The Gaussian groups, by the names of their latents.
         statistics: Of every other latent, the functions whose expectations occur.
         curved: Names of latents in which E_q[log p] is not linear in the moments, with the reason.
+        scaled: Gaussian latents and the precisions that they occur with only, by the names of both.
     """
 
     latents: dict[str, Latent]
     gaussian: dict[str, GaussianGroup]
     statistics: dict[str, tuple[Function, ...]]
     curved: dict[str, str] = field(default_factory=dict)
+    scaled: dict[str, Scaled] = field(default_factory=dict)
 
     def groups(self) -> list[GaussianGroup]:
         return list({id(g): g for g in self.gaussian.values()}.values())
+
+    def scales(self) -> list[Scaled]:
+        return list({s.scale: s for s in self.scaled.values()}.values())
 
 
 # -- which latents are in one block ------------------------------------------------------------------
@@ -166,7 +175,11 @@ def structure_of(joint: Joint, *, joined: bool = True, sampled: bool = False) ->
         squares = any((name, name) == p for p in pairs)
         powers = [IDENTITY] + ([IDENTITY * IDENTITY] if squares else [])
         statistics[name] = (*powers, *fs)
-    return Structure(latents, gaussian, statistics, curved)
+    scaled: dict[str, Scaled] = {}
+    if joined:
+        terms = [t for _, t in all_terms(factors)]
+        scaled = scaled_groups(terms, latents, gaussian, functions, curved)
+    return Structure(latents, gaussian, statistics, curved, scaled)
 
 
 #: Statistics of a latent that only a sampled factor has in it.
@@ -366,8 +379,17 @@ def _contraction(t: Term, axes: tuple[Axis, ...], structure: Structure) -> Contr
     moments: list[tuple[Moment, tuple[Index, ...]]] = []
     real: dict[int, list[Atom]] = defaultdict(list)
     tabled: dict[str, list[Atom]] = defaultdict(list)
+    scales: dict[str, Atom] = {}
+    if structure.scaled:
+        inside = {a.latent.name for a in t.atoms}
+        for a in t.atoms:
+            s = structure.scaled.get(a.latent.name)
+            if s is not None and s.scale == a.latent.name and inside & set(s.group.latents):
+                scales[a.latent.name] = a
     for a in t.atoms:
         name = a.latent.name
+        if name in scales:
+            continue
         if name in structure.gaussian:
             real[id(structure.gaussian[name])].append(a)
         elif a.latent.support == "real":
@@ -383,6 +405,11 @@ def _contraction(t: Term, axes: tuple[Axis, ...], structure: Structure) -> Contr
             f = f * a.function
         moments.append((Moment((name,), f), first.index))
     for atoms in real.values():
+        s = structure.scaled.get(atoms[0].latent.name)
+        if s is not None:
+            names, index = joint_moment(s, scales[s.scale], atoms)
+            moments.append((Moment(names, s.function), index))
+            continue
         moments.append(_gaussian_moment(structure.gaussian[atoms[0].latent.name], atoms))
     exponents, exponent_axes = None, ()
     if t.exponent is not None:
