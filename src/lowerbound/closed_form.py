@@ -27,6 +27,7 @@ from lowerbound.algorithms.stochastic_vi import StochasticVI
 from lowerbound.diagnostics.assessment import Assessment, assess, itself, unchecked, weigh_up
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.review import review
+from lowerbound.diagnostics.verdict import NEXT
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.factors import random_factors, support_kind
 from lowerbound.expectations.values import NotClosedForm
@@ -40,6 +41,12 @@ CLOSED = (CoordinateAscent, MemoizedVI, StochasticVI)
 ClosedAlgorithm = CoordinateAscent | MemoizedVI | StochasticVI
 #: Unconstrained dimensions, and discrete values in all, up to which q is checked against the log density.
 _DIMENSIONS, _VALUES = 1000, 2_000_000
+#: What to try where the verdict has no better advice: there is no escalation from a closed form.
+_NEXT = "Leave algorithm out: other coordinates and families are then tried. Or check the parameters named with MCMC."
+_NEXT_DISCRETE = (
+    "Tighten vague priors on the parameters named, take fewer components, begin elsewhere (another seed, or init=), or "
+    "check them with MCMC."
+)
 #: Arithmetic that one evaluation of the log density may cost for that.
 _PRICE = 2e7
 
@@ -174,9 +181,13 @@ def fit_closed_form(
     verdict = assessment.verdict
     if exact is not None:
         verdict = dataclasses.replace(verdict, elbo=exact)
+    if verdict.next_step == NEXT:
+        verdict = dataclasses.replace(verdict, next_step=_NEXT_DISCRETE if model.discrete else _NEXT)
     if model.discrete:
+        summed = (f"{r} (discrete latents summed out)" if r.startswith("ELBO ") else r for r in verdict.reasons)
         relabelled = "a relabelling of exchangeable components, which is as probable as this one"
-        verdict = dataclasses.replace(verdict, not_checked=(*verdict.not_checked, relabelled))
+        unseen = (*verdict.not_checked, relabelled)
+        verdict = dataclasses.replace(verdict, reasons=tuple(summed), not_checked=unseen)
     assessment = dataclasses.replace(assessment, verdict=verdict)
     seconds = {"compile": compiled - began, "fit": fitted - compiled, "check": time.perf_counter() - fitted}
     return ClosedForm(factored, q, status, float(state.elbo), kernel, assessment, seconds)

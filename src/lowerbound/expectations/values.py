@@ -660,11 +660,11 @@ def log(v: Any) -> Value:
     if (complement := _complement(v)) is not None:
         return complement
     if len(v.terms) != 1:
-        raise NotClosedForm("log of a sum", rewrite=_MIXTURE)
+        raise NotClosedForm("log of a sum", rewrite=MIXTURE)
     (term,) = v.terms
     indicators, k = _indicator_axes(term)
     if set(term.summed) - k:
-        raise NotClosedForm("log of a sum", rewrite=_MIXTURE)
+        raise NotClosedForm("log of a sum", rewrite=MIXTURE)
     # log (c prod a_i) = log c + sum_i log a_i, each times the indicators that are there
     out: list[Term] = []
     frame = Term((), indicators, frozenset(k))
@@ -686,7 +686,8 @@ def log(v: Any) -> Value:
     return Value(v.axes, merged(out))
 
 
-_MIXTURE = (
+#: What gives the log of a mixture a closed form.
+MIXTURE = (
     "if it is the log of a mixture, write the component as a discrete latent: "
     "z = numpyro.sample('z', dist.Categorical(weights))"
 )
