@@ -86,16 +86,21 @@ def factored_of(model: Model, *, joined: bool = True, num_draws: int | None = No
     Raises:
         IncompatibleError: a factor has no closed form; names the operation, the line and the rewrite.
     """
+    sample = None if num_draws is None else Sampling(model, num_draws, seed)
+    joint = None
     try:
-        sample = None if num_draws is None else Sampling(model, num_draws, seed)
-        return Factored.of(random_factors(model), joined=joined, sample=sample)
+        joint = random_factors(model)
+        return Factored.of(joint, joined=joined, sample=sample)
     except NotClosedForm as e:
+        drawn = joint is not None and bool(joint.open) and sample is None
+        advice = [] if model.discrete else ["leave algorithm out"]
+        advice += ["rewrite that line"]
+        advice += ["use algorithm='conjugate_computation', which draws such factors"] if drawn else []
+        advice += ["sum the discrete latents out by hand"] if model.discrete and not drawn else []
+        said = f"{', '.join(advice[:-1])}, or {advice[-1]}."
         raise IncompatibleError(
-            f"{model.name!r} has an expectation without a closed form: {e}. Leave algorithm out, rewrite that line, or "
-            "use algorithm='conjugate_computation', which draws such factors."
-            if num_draws is None
-            else f"{model.name!r} has an expectation that has no closed form and cannot be sampled: {e}. Leave "
-            "algorithm out, or rewrite that line."
+            f"{model.name!r} has an expectation without a closed form"
+            f"{'' if sample is None else ', which cannot be sampled'}: {e}. {said[0].upper()}{said[1:]}"
         ) from e
 
 
