@@ -38,6 +38,7 @@ ORDER = (
     "registry",  # short names
     "closed_form",  # fits whose expectations are exact
     "plan",  # the choice
+    "explanation",  # the plan, to a person
     "posterior",  # the answer
     "storage",  # the answer in a file
     "fitting",  # the loop

@@ -6,6 +6,8 @@ start of the process, and each tool's own imports are inside.
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 
 
@@ -18,6 +20,7 @@ class Stamps:
         self.sweeps: list[tuple[float, float]] = []
         self.counts: list[int] = []
         self.bounds: list[float] = []
+        self.memory = 0
 
     def read(self) -> tuple[float, float]:
         return time.process_time() - self._zero[0], time.perf_counter() - self._zero[1]
@@ -31,6 +34,14 @@ class Stamps:
         self.counts.append(int(count))
         self.bounds.append(float(bound))
         self.sweeps.append(self.read())
+        self.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def row(self) -> dict:
-        return {"phases": self.phases, "sweeps": self.sweeps, "counts": self.counts, "bounds": self.bounds}
+        memory = self.memory / (2**20 if sys.platform == "darwin" else 2**10)
+        return {
+            "memory_of_sweeps": memory,
+            "phases": self.phases,
+            "sweeps": self.sweeps,
+            "counts": self.counts,
+            "bounds": self.bounds,
+        }

@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 # Names are found when first used: importing lowerbound starts no backend and allocates nothing.
 _WHERE = {
     "fit": "lowerbound.fitting",
+    "explain": "lowerbound.explanation",
     "calibrate": "lowerbound.calibration",
     "load": "lowerbound.storage",
     "LogDensity": "lowerbound.model.log_density",
@@ -26,6 +27,7 @@ _WHERE = {
     "Model": "lowerbound.model.base",
     "Posterior": "lowerbound.posterior",
     "Calibration": "lowerbound.diagnostics.calibration",
+    "Explanation": "lowerbound.explanation",
     "Estimate": "lowerbound.diagnostics.estimate",
     "Status": "lowerbound.algorithms.base",
     "Verdict": "lowerbound.diagnostics.verdict",
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
     from lowerbound.diagnostics.estimate import Estimate as Estimate
     from lowerbound.diagnostics.verdict import Verdict as Verdict
     from lowerbound.diagnostics.verdict import VerdictStatus as VerdictStatus
+    from lowerbound.explanation import Explanation as Explanation
+    from lowerbound.explanation import explain as explain
     from lowerbound.fitting import fit as fit
     from lowerbound.model.base import Model as Model
     from lowerbound.model.base import Site as Site

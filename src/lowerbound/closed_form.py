@@ -39,13 +39,20 @@ from lowerbound.model.base import Model, is_real
 #: Algorithms on closed forms, which derive the family from the model.
 CLOSED = (CoordinateAscent, MemoizedVI, StochasticVI)
 ClosedAlgorithm = CoordinateAscent | MemoizedVI | StochasticVI
+
+
+def is_closed(algorithm: Any) -> bool:
+    """Whether an algorithm, or the short name of one, works on closed forms."""
+    return isinstance(algorithm, CLOSED) or algorithm in [a.name for a in CLOSED]
+
+
 #: Unconstrained dimensions, and discrete values in all, up to which q is checked against the log density.
 _DIMENSIONS, _VALUES = 1000, 2_000_000
 #: What to try where the verdict has no better advice: there is no escalation from a closed form.
 _NEXT = "Leave algorithm out: other coordinates and families are then tried. Or check the parameters named with MCMC."
 _NEXT_DISCRETE = (
-    "Tighten vague priors on the parameters named, take fewer components, begin elsewhere (another seed, or init=), or "
-    "check them with MCMC."
+    "Take fewer components, tighten vague priors on the parameters named, begin elsewhere (another seed, or init=), or "
+    "pass family='dense': discrete latents are then summed out, and q holds correlations."
 )
 #: Arithmetic that one evaluation of the log density may cost for that.
 _PRICE = 2e7
@@ -102,6 +109,26 @@ def factored_of(model: Model, *, joined: bool = True, num_draws: int | None = No
             f"{model.name!r} has an expectation without a closed form"
             f"{'' if sample is None else ', which cannot be sampled'}: {e}. {said[0].upper()}{said[1:]}"
         ) from e
+
+
+def summed_out(model: Model) -> Model:
+    """The same model with its discrete latents summed out exactly, for families over continuous ones.
+
+    Raises:
+        IncompatibleError: they cannot be, or nothing is left.
+    """
+    if not model.dimension:
+        raise IncompatibleError(
+            f"{model.name!r} has discrete latents alone ({', '.join(model.discrete)}); families and algorithms for "
+            "continuous ones do not apply. Leave family and algorithm out."
+        )
+    factored = factored_of(model, num_draws=1)
+    if not summable(factored):
+        raise IncompatibleError(
+            f"the discrete latents {list(model.discrete)} of {model.name!r} depend on each other given the rest, so "
+            "that they are not summed out. Leave family and algorithm out."
+        )
+    return marginal(model, factored)
 
 
 def algorithm_for(model: Model) -> ClosedAlgorithm:
@@ -182,7 +209,7 @@ def fit_closed_form(
     if assessment is None and not model.dimension and len(factored.blocks) == 1 and summable(factored):
         assessment = itself(status, algorithm.rule(), float(state.elbo))
     if assessment is None:
-        assessment = unchecked(q, status, algorithm.rule(), _left_out(model), seed)
+        assessment = unchecked(q, status, algorithm.rule(), _left_out(model))
     verdict = assessment.verdict
     if exact is not None:
         verdict = dataclasses.replace(verdict, elbo=exact)

@@ -15,7 +15,7 @@ from lowerbound.algorithms.base import Algorithm, Info, Status
 from lowerbound.algorithms.from_gaussian import FromGaussian
 from lowerbound.algorithms.marginal import marginal
 from lowerbound.algorithms.score_regression import ScoreRegression, other_modes
-from lowerbound.closed_form import CLOSED, ClosedAlgorithm, fit_closed_form
+from lowerbound.closed_form import CLOSED, ClosedAlgorithm, fit_closed_form, is_closed, summed_out
 from lowerbound.diagnostics.assessment import Assessment, weigh_up
 from lowerbound.diagnostics.importance import MANY
 from lowerbound.diagnostics.nonfinite import check_starts
@@ -113,6 +113,8 @@ def fit(
     _check_options(seed, max_steps, num_draws, callback, max_seconds)
     deadline = None if max_seconds is None else time.monotonic() + float(max_seconds)
     bound = Waiting("the model", deadline)(lambda: as_model(model, data))
+    if bound.discrete and (family is not None or (algorithm is not None and not is_closed(algorithm))):
+        bound = summed_out(bound)
     chosen_family, chosen = choose(bound, family, algorithm)
     if isinstance(chosen, CLOSED):
         if max_steps is not None:

@@ -28,7 +28,6 @@ from lowerbound.algorithms import Algorithm, CoordinateAscent, FromGaussian, Max
 from lowerbound.algorithms.score_regression import DENSE_LIMIT
 from lowerbound.algorithms.structure import find_layout, work
 from lowerbound.closed_form import CLOSED, algorithm_for, exact
-from lowerbound.errors import IncompatibleError
 from lowerbound.families import (
     Arrow,
     ArrowLayout,
@@ -70,13 +69,7 @@ def choose(
             chosen.check(model, registry.resolve("family", family, registry.FAMILIES, Family))
         return None, chosen
     if model.discrete:
-        if family is None and algorithm is None:
-            return None, algorithm_for(model)
-        raise IncompatibleError(
-            f"{model.name!r} has discrete latents {list(model.discrete)}, which "
-            f"{'family' if family is not None else 'algorithm'}={family if family is not None else algorithm!r} cannot "
-            "fit: leave it out, or use algorithm='coordinate_ascent'."
-        )
+        return None, algorithm_for(model)
     if closed and family is None and algorithm is None and exact(model) is not None:
         return None, CoordinateAscent()
     if family is not None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _MOMENT_DRAWS = 8192
 _MAX_NUMBERS = 2**26
+#: Draws over which the probabilities of latents that were summed out are averaged.
+_RESPONSIBLE = 256
 
 
 class Trace(NamedTuple):
@@ -186,15 +188,26 @@ class Posterior:
             return out | {k: np.sqrt(v)[()] for k, (_, v) in self._exact().items()}
 
     def probabilities(self, site: str) -> np.ndarray:
-        """q(z = k) of a discrete latent, ``[*shape, k]``: exact, in the order of its values.
+        """P(z = k) of a discrete latent, ``[*shape, k]``, in the order of its values.
+
+        Of a q that has it as a block, q(z = k); where it was summed out, the mean of p(z = k | x, latents) over
+        reported draws of the others.
 
         Raises:
             UnknownNameError: it is no discrete latent of the model.
         """
-        blocks = self.q.discrete if isinstance(self.q, FactoredBlock) else {}
+        blocks = self.q.discrete if isinstance(self.q, FactoredBlock) else self._responsibilities()
         if site not in blocks:
             raise unknown_name("discrete latent", site, blocks)
         return blocks[site]
+
+    def _responsibilities(self) -> dict[str, np.ndarray]:
+        """Of latents that were summed out, over draws of the others."""
+        if "responsibilities" not in self._cache:
+            self._cache["responsibilities"] = self._sites.responsibilities(
+                self.sample_unconstrained(_RESPONSIBLE, seed=self.seed)
+            )
+        return self._cache["responsibilities"]
 
     def quantile(self, probability: float | list[float] | np.ndarray) -> dict[str, np.ndarray]:
         """Posterior quantiles by site, ``[*shape]`` for a number, ``[m, *shape]`` for m of them."""

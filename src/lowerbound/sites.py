@@ -98,6 +98,20 @@ class SiteMap:
         out = _in_batches(self._unconstrain, stacked, self.batch)
         return out["x"], out["log_det"]
 
+    def responsibilities(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """p(z = k | x, latents) of discrete latents that were summed out, averaged over ``x [n, p]``; empty if none."""
+        model = self._model
+        if model is None or model.responsibilities is None:
+            return {}
+        held = model.responsibilities
+
+        def mean(rows: Any) -> dict[str, Any]:
+            each = jax.lax.map(lambda u: held(model.constrain(u, model.arguments)), rows)
+            return {n: a.mean(0) for n, a in each.items()}
+
+        with float64():
+            return {n: np.asarray(a) for n, a in jax.jit(mean)(np.asarray(x)).items()}
+
     # -- compiled here, or taken from a file -------------------------------------------------------
 
     def _lifted(self, what: str) -> tuple[Any, Any]:
@@ -132,6 +146,8 @@ class SiteMap:
         """Both programs as serialised StableHLO, with the data that they need inside."""
         if self._model is None:
             return self._exported
+        if not self.dimension:  # all latents are discrete: there is nothing to map
+            return {"constrain": b"", "unconstrain": b""}
         out = {}
         with float64():
             for what in ("constrain", "unconstrain"):

@@ -253,8 +253,8 @@ def _describe(block: families.Block) -> Any:
             return {"blocks": [describe(b) for b in block.blocks], "places": [list(p) for p in block.places]}
         except ValueError as e:
             raise IncompatibleError(
-                f"this posterior cannot be saved: {e} of a latent is a function that only the model's code can evaluate. "
-                "Save draws instead: posterior.to_arviz().to_netcdf(path)."
+                f"this posterior cannot be saved: {e} of a latent is a function that only the model's code can "
+                "evaluate. Save draws instead: posterior.to_arviz().to_netcdf(path)."
             ) from e
     if isinstance(block, families.ProductBlock):
         return [_describe(b) for b in block.blocks]

@@ -111,7 +111,7 @@ def test_version(run):
 def test_help_lists_the_commands_and_the_exit_codes(run):
     result = run("--help")
     assert result.returncode == 0
-    for word in ("fit", "show", "calibrate", "examples", "3 fitted but not trusted"):
+    for word in ("fit", "explain", "show", "calibrate", "examples", "3 fitted but not trusted"):
         assert word in result.stdout
 
 
@@ -133,6 +133,32 @@ def test_examples(run):
     result = run("examples")
     assert result.returncode == 0
     assert [line.split()[0] for line in result.stdout.splitlines()] == names()
+
+
+def test_explain(run):
+    for arguments in (("eight-schools",), ("line.py", "--data", "data.csv"), ("line.py:chatty", "--data", "data.csv")):
+        result = run("explain", *arguments)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith("Plan of ")
+        assert "lb.fit with no options: algorithm" in result.stdout
+        assert "\x1b" not in result.stdout and max(map(len, result.stdout.splitlines())) <= 120
+    assert "printed by the model" in result.stderr, "what a model prints does not mix with the answer"
+    latex = run("explain", "line.py", "--data", "data.csv", "--latex")
+    assert latex.returncode == 0 and latex.stdout.startswith("\\begin{align*}") and "Plan of" not in latex.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("no-such-example",), ("unknown example",)),
+        (("line.py",), ("Missing: x, y",)),
+        (("line.py", "--data", "nothing.csv"), ("there is no file nothing.csv",)),
+        (("broken.py",), ("ZeroDivisionError",)),
+    ],
+    ids=str,
+)
+def test_explain_refused_with_a_reason(run, arguments, words):
+    refused(run("explain", *arguments), *words)
 
 
 # -- bad input ---------------------------------------------------------------------------------------

@@ -149,9 +149,12 @@ class Programs:
         model: A NumPyro model.
         data: Its arguments.
         draws: Of q, for each program.
+        priors: Whether the latents' own factors are programs too.
     """
 
-    def __init__(self, model: Callable, data: Mapping[str, Any] | None = None, *, draws: int = 4000):
+    def __init__(
+        self, model: Callable, data: Mapping[str, Any] | None = None, *, draws: int = 4000, priors: bool = False
+    ):
         self.model = as_model(model, data)
         self.joint = random_factors(self.model)
         self.draws = draws
@@ -159,7 +162,7 @@ class Programs:
 
         def each(latents: Mapping[str, Any], arguments: list) -> dict[str, Any]:
             found = self.model.distributions(latents, arguments)
-            return {f.site: jnp.sum(f.log_prob) for f in found if f.observed}
+            return {f.site: jnp.sum(f.log_prob) for f in found if f.observed or priors}
 
         # Each program runs twice: what the compiler would gain is less than what it takes.
         hasty = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

@@ -92,7 +92,7 @@ def block_of(structure: Structure, name: str, functions: tuple[Function, ...]) -
         if size > _TABLES:
             raise NotClosedForm(f"{_listed(asked)} of {name!r}, for {size:,} elements")
         return TabulatedBlock(name, shape, latent.support, {key(f): f for f in functions})
-    raise NotClosedForm(f"a latent with the support of {name!r}")
+    raise NotClosedForm(f"{name!r}, on whose support no family is")
 
 
 def _listed(functions: Iterable[Function]) -> str:

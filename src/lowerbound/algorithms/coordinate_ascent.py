@@ -6,9 +6,9 @@ block after block (variational message passing; Winn & Bishop 2005). Each update
 that the ELBO never falls; it is exact, and has no noise. The update's natural parameters are the gradient of E_q[log p]
 with respect to the block's moments (:mod:`lowerbound.algorithms.factored`).
 
-A sweep updates the discrete latents first, and reads the ELBO off right there, where it costs nothing beyond the
-update. What goes from sweep to sweep is then the natural parameters of the other blocks alone, and that sequence is
-extrapolated by SQUAREM (Varadhan & Roland 2008):
+A sweep (:mod:`lowerbound.algorithms.sweeps`) updates the discrete latents first, and reads the ELBO off right there,
+where it costs nothing beyond the update. What goes from sweep to sweep is then the natural parameters of the other
+blocks alone, and that sequence is extrapolated by SQUAREM (Varadhan & Roland 2008):
 
     x' = x_0 - 2 a r + a^2 v,   r = x_1 - x_0,   v = (x_2 - x_1) - r,   a = -|r| / |v|,
 
@@ -24,15 +24,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
-from lowerbound.algorithms.factored import Factored, Naturals
+from lowerbound.algorithms.factored import Factored
+from lowerbound.algorithms.sweeps import Sweeper
 from lowerbound.errors import DataError, IncompatibleError, ModelError, unknown_name
 from lowerbound.families.exponential import CategoricalBlock
-from lowerbound.kernel import compile_once, lift
 from lowerbound.precision import float64
 
 #: Sweeps of each start before the best goes on, and starts where the ELBO may have several maxima.
@@ -43,102 +41,6 @@ _SEEDED = 60
 _SURE = -60.0
 #: Sweeps between two looks from outside.
 _BATCH = 8
-
-
-@dataclass(eq=False)
-class Sweeper:
-    """A compiled sweep over all blocks.
-
-    Args:
-        factored: The exact ELBO.
-
-    Attributes:
-        order: Blocks in the order of their updates, the discrete ones first.
-        sweeps: Made so far.
-    """
-
-    factored: Factored
-    order: list[int] = field(init=False)
-    sweeps: int = field(default=0, init=False)
-
-    def __post_init__(self) -> None:
-        blocks = self.factored.blocks
-        discrete = [i for i, b in enumerate(blocks) if isinstance(b, CategoricalBlock)]
-        self.order = discrete + [i for i in range(len(blocks)) if i not in discrete]
-        self._first = self.order[0]
-        with float64():
-            shapes = self._abstract()
-            keep = jax.ShapeDtypeStruct((), bool)
-            lifted = lift(lambda x, _: self._sweep(*x), (shapes, keep), [])
-            self._arguments = jax.device_put(lifted.arguments)
-            self._program, self.cache_hit = compile_once(
-                lambda x, a: lifted.call(x, a), (shapes, keep), self._arguments
-            )
-
-    def _abstract(self) -> list[list[Any]]:
-        start = [b.start(np.random.default_rng(0), 0.0) for b in self.factored.blocks]
-        return [
-            [jax.ShapeDtypeStruct(np.shape(n[k]), np.float64) for k in b.keys]
-            for b, n in zip(self.factored.blocks, start, strict=True)
-        ]
-
-    def _sweep(self, x: list[list[Any]], keep: Any) -> Any:
-        """(the next x, what x is with its first block updated, that one's ELBO, which blocks are proper)."""
-        f = self.factored
-        naturals: Naturals = [dict(zip(b.keys, n, strict=True)) for b, n in zip(f.blocks, x, strict=True)]
-        moments = f.moments(naturals)
-        i = self._first
-        given = naturals[i]
-        best = f.updated(i, naturals, moments)
-        naturals[i] = {k: jnp.where(keep, given[k], best[k]) for k in f.blocks[i].keys}
-        moments.update(f.block_moments(i, naturals[i]))
-        if isinstance(f.blocks[i], CategoricalBlock):
-            # What is kept are log weights, which need not sum to one: elements without any take no part.
-            (k,) = f.blocks[i].keys
-            moments[k] = jnp.where(keep, jnp.exp(given[k]), moments[k])
-        terms, bounds = f.touching(i)
-        if bounds or f.curved(i):
-            energy = f.energy(moments)
-        else:
-            # E_q[log p] of the terms that block i is in is its moments times their coefficients, which are known.
-            mine = set(map(id, terms))
-            rest = [t for t in f.terms if id(t) not in mine]
-            own = sum((best[k] * _finite(moments[k], best[k])).sum() for k in f.blocks[i].keys)
-            energy = f.energy(moments, rest, f.bounds) + own
-        elbo = energy + sum(b.entropy(n) for b, n in zip(f.blocks, naturals, strict=True))
-        # An extrapolation may leave what is a distribution, and formulas go on to give finite numbers there.
-        sound = jnp.stack([b.proper(n) for b, n in zip(f.blocks, naturals, strict=True)]).all()
-        elbo = jnp.where(sound, elbo, jnp.nan)
-        middle = [[n[k] for k in b.keys] for b, n in zip(f.blocks, naturals, strict=True)]
-        for j in self.order[1:]:
-            naturals[j] = f.updated(j, naturals, moments)
-            moments.update(f.block_moments(j, naturals[j]))
-        after = [[n[k] for k in b.keys] for b, n in zip(f.blocks, naturals, strict=True)]
-        proper = jnp.stack([b.proper(n) for b, n in zip(f.blocks, naturals, strict=True)])
-        return after, middle[i], elbo, proper
-
-    def __call__(self, x: list[list[Any]], *, keep: bool = False) -> tuple[list[list[Any]], list[Any], float, Any]:
-        """One sweep from natural parameters ``x``; ``keep`` leaves the first block as it is.
-
-        Returns:
-            The next natural parameters; the first block's, updated; the ELBO of ``x`` with that in place; and which
-            blocks have proper natural parameters after the sweep.
-        """
-        self.sweeps += 1
-        with float64():
-            after, first, elbo, proper = self._program((x, np.asarray(keep)), self._arguments)
-        return after, first, float(elbo), proper
-
-    def middle(self, x: list[list[Any]], first: list[Any]) -> list[list[Any]]:
-        """x with its first block replaced: what the ELBO of a sweep belongs to."""
-        out = list(x)
-        out[self._first] = first
-        return out
-
-
-def _finite(moment: Any, coefficient: Any) -> Any:
-    """A moment of zero against an infinite coefficient (a value that is ruled out) counts nothing."""
-    return jnp.where(jnp.isinf(coefficient) & (moment == 0), 0.0, moment)
 
 
 @dataclass(eq=False)
@@ -212,11 +114,11 @@ class CoordinateAscent(Algorithm):
         """
         factored: Factored = kernel
         rng = np.random.default_rng([seed, 11])
-        sweeper = Sweeper(factored)
         given = self.init_values or {}
         for n in given:
             if n not in factored.structure.latents:
                 raise unknown_name("latent in init", n, factored.structure.latents)
+        sweeper = Sweeper(factored, tuple(given))
         count = self.num_starts
         if count is None:
             count = 1 if given else starts_of(factored)
@@ -244,13 +146,13 @@ class CoordinateAscent(Algorithm):
         for name, value in given.items():
             i = f.index(name)
             naturals[i] = about_value(f, i, name, value, naturals[i])
-            kept = kept or i == sweeper.order[0]
+            kept = kept or i == sweeper.first
         x = [[np.asarray(n[k], float) for k in b.keys] for b, n in zip(f.blocks, naturals, strict=True)]
-        first = f.blocks[sweeper.order[0]]
+        first = f.blocks[sweeper.first]
         if isinstance(first, CategoricalBlock) and not given:
             if s % 3 < 2 and len(first.shape) == 1 and 2 <= len(first.values) <= min(_SEEDED, first.shape[0]):
                 return seeded(sweeper, x, rng, spread=s % 3 == 0), False
-            x[sweeper.order[0]] = [np.log(first.probabilities(naturals[sweeper.order[0]]))]
+            x[sweeper.first] = [np.log(first.probabilities(naturals[sweeper.first]))]
             kept = True
         return x, kept
 
@@ -299,7 +201,9 @@ class CoordinateAscent(Algorithm):
         sweeper: Sweeper, x0: list[list[Any]], x1: list[list[Any]], x2: list[list[Any]]
     ) -> list[list[Any]] | None:
         """SQUAREM's step on all blocks but the first; None where it is no longer than a sweep."""
-        others = [i for i in sweeper.order[1:]] or sweeper.order
+        others = sweeper.rest
+        if not others:
+            return None
         flat = [np.concatenate([np.ravel(np.asarray(a)) for i in others for a in x[i]]) for x in (x0, x1, x2)]
         # Each coordinate on its own scale: natural parameters differ by orders of magnitude.
         scale = np.maximum(np.abs(flat[2]), 1e-8)
@@ -407,7 +311,7 @@ def seeded(sweeper: Sweeper, x: list[list[Any]], rng: np.random.Generator, *, sp
             uniformly.
     """
     f = sweeper.factored
-    i = sweeper.order[0]
+    i = sweeper.first
     block = f.blocks[i]
     assert isinstance(block, CategoricalBlock)
     n, k = block.shape[0], len(block.values)

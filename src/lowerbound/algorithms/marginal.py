@@ -98,4 +98,10 @@ def marginal(model: Model, factored: Factored) -> Model:
             given.values, given.deterministics, [Factor("marginal", None, None, None, log_prob, True)], given.log_det
         )
 
-    return dataclasses.replace(model, evaluate=evaluate, discrete={}, movable=list, reparameterize=None)
+    def responsibilities(values: Mapping[str, Any]) -> dict[str, Any]:
+        _, logits = component_log_probs(factored, {n: jnp.asarray(values[n]) for n in model.sites})
+        return {n: jax.nn.softmax(a, axis=-1) for n, a in logits.items()}
+
+    return dataclasses.replace(
+        model, evaluate=evaluate, discrete={}, movable=list, reparameterize=None, responsibilities=responsibilities
+    )

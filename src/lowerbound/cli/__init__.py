@@ -1,4 +1,4 @@
-"""The command line: ``lowerbound fit``, ``show``, ``calibrate`` and ``examples``.
+"""The command line: ``lowerbound fit``, ``explain``, ``show``, ``calibrate`` and ``examples``.
 
 Exit codes: 0 trusted or corrected, 3 fitted but not trusted (or not calibrated), 2 bad input, 130
 interrupted before there was a result, 1 a bug. What is asked for goes to standard output; progress, notes
@@ -105,6 +105,35 @@ def fit(
             if where:
                 note(f"{what} written to {where}")
     raise typer.Exit(_exit_code(posterior))
+
+
+@app.command()
+def explain(
+    target: Annotated[
+        str, typer.Argument(metavar="MODEL", help="FILE.py:NAME, or the name of a bundled example (eight-schools).")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The model's arguments: .csv or .parquet columns, .json keys, .npz arrays."),
+    ] = None,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="The ELBO and the updates as LaTeX, in place of the table.")
+    ] = False,
+) -> None:
+    """Say which update each latent of MODEL gets, and why, without running any."""
+    with _errors():
+        with redirect_stdout(sys.stderr):  # what a model prints is not part of the answer
+            model, values = model_and_data(target, data, lambda text: typer.echo(f"note: {text}", err=True))
+            import lowerbound
+
+            explanation = lowerbound.explain(model, values)
+            text = explanation.latex().rstrip("\n") if latex else str(explanation)
+        if sys.stdout.isatty() and not latex:
+            from rich.console import Console
+
+            Console(highlight=False).print(explanation)
+        else:
+            typer.echo(text)
 
 
 @app.command()

@@ -283,20 +283,18 @@ def _held(q: Block, modes: list[Mode]) -> list[GaussianBlock]:
     return [own, *(m.gaussian for m in modes if m.separate)]
 
 
-def unchecked(q: Block, status: Status, rule: str, why: str, seed: int) -> Assessment:
+def unchecked(q: Block, status: Status, rule: str, why: str) -> Assessment:
     """q as it is, with a verdict that says that nothing was checked.
 
     Args:
         q, status, rule: What the fit came to.
         why: Why not.
-        seed: Of the draws kept.
     """
-    n = max(1, min(2048, _KEPT // max(q.dimension, 1)))
-    draws = q.sample(np.random.default_rng([seed, 1]), n) if q.dimension else np.zeros((n, 0))
     verdict = judge_unweighed(status, rule, why)
     nothing = Estimate(np.nan, np.nan)
     none = Evidence(Estimate(-np.inf, 0.0), None, 0, "nothing was weighed")
-    return Assessment(verdict, "q", draws, np.full(n, 1 / n), np.empty(0), nothing, none, np.inf, float(n))
+    # (No pool of draws: those that are reported are fresh ones of q.)
+    return Assessment(verdict, "q", np.zeros((1, q.dimension)), np.ones(1), np.empty(0), nothing, none, np.inf, 1.0)
 
 
 def itself(status: Status, rule: str, elbo: float) -> Assessment:

@@ -14,6 +14,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.core import Tracer
 from numpyro.distributions import constraints
+from numpyro.distributions.distribution import validation_enabled
 
 from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.interpret import Graph, data_node, latent_node, run
@@ -129,7 +130,8 @@ def random_factors(model: Model, arguments: Sequence[Any] | None = None) -> Join
     traced = any(isinstance(a, Tracer) for a in arguments)
     latents = latents_of(model)
     # What is not finite is dealt with where it is used, as in JAX: a mask or a choice may leave it out.
-    with float64(), np.errstate(all="ignore"):
+    # Latents lie in their supports, and data have been checked: no density is to be cut off outside of them.
+    with float64(), np.errstate(all="ignore"), validation_enabled(False):
         notes: list[_Traced] = []
 
         def arrays(values: Mapping[str, Any], data: Sequence[Any]) -> list[Any]:

@@ -393,7 +393,19 @@ def _contraction(t: Term, axes: tuple[Axis, ...], structure: Structure) -> Contr
             raise NotClosedForm(f"the exponential of {n!r}, which is not Gaussian in the posterior")
         exponents = expectation(t.exponent, structure), expectation(t.exponent * t.exponent, structure)
         exponent_axes = tuple(a for a in t.exponent.axes if a is not None)
-    return Contraction(t.constants, tuple(moments), exponents, exponent_axes, axes)
+    return Contraction(_together(t.constants), tuple(moments), exponents, exponent_axes, axes)
+
+
+#: Numbers of a product of constants that is kept, to be computed once.
+_KEPT = 2**22
+
+
+def _together(constants: tuple[Const, ...]) -> tuple[Const, ...]:
+    """Known constants multiplied, where the product is not too large: an outer product of rows with themselves."""
+    axes = tuple(dict.fromkeys(a for c in constants for a in c.axes))
+    if len(constants) < 2 or not all(c.known for c in constants) or math.prod(a.size for a in axes) > _KEPT:
+        return constants
+    return (contract(constants, axes),)
 
 
 def _shares(structure: Structure, name: str, others: set[str]) -> bool:

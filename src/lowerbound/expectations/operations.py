@@ -168,7 +168,8 @@ _REWRITES = {
     "triangular_solve": "give the distribution the matrix itself (precision_matrix= or covariance_matrix=)",
     "while": "use jax.lax.scan, or an array operation",
     "scan": "write the recursion with array operations: x[1:] - x[:-1], jnp.cumsum",
-    "reduce_max": f"{v.MIXTURE}; if it is a softmax, give the latent a Dirichlet prior",
+    "reduce_max": "if this sums the components of a mixture, write the component as a discrete latent; if it is a "
+    "softmax, give the probabilities a Dirichlet prior",
     "sort": "order the latents by an ordered prior instead",
 }
 

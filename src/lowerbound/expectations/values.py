@@ -660,11 +660,11 @@ def log(v: Any) -> Value:
     if (complement := _complement(v)) is not None:
         return complement
     if len(v.terms) != 1:
-        raise NotClosedForm("log of a sum", rewrite=MIXTURE)
+        raise NotClosedForm("log of a sum", rewrite=_MIXTURE)
     (term,) = v.terms
     indicators, k = _indicator_axes(term)
     if set(term.summed) - k:
-        raise NotClosedForm("log of a sum", rewrite=MIXTURE)
+        raise NotClosedForm("log of a sum", rewrite=_MIXTURE)
     # log (c prod a_i) = log c + sum_i log a_i, each times the indicators that are there
     out: list[Term] = []
     frame = Term((), indicators, frozenset(k))
@@ -686,8 +686,7 @@ def log(v: Any) -> Value:
     return Value(v.axes, merged(out))
 
 
-#: What gives the log of a mixture a closed form.
-MIXTURE = (
+_MIXTURE = (
     "if it is the log of a mixture, write the component as a discrete latent: "
     "z = numpyro.sample('z', dist.Categorical(weights))"
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lowerbound.algorithms.blocks import block_of, blocks_of
+from lowerbound.algorithms.blocks import blocks_of
 from lowerbound.algorithms.factored import Factored
 from lowerbound.expectations.factors import Joint, RandomFactor, random_factors
 from lowerbound.expectations.moments import (
@@ -133,15 +133,21 @@ def _attempt(
         derived.append(DerivedFactor(f, terms, bounds))
     if refused:
         return refused
-    for name, functions in structure.statistics.items():
-        if not functions:
-            continue
+    needed = {m for d in derived for m in d.needs}
+    kept = dict(structure.statistics)
+    for name in structure.statistics:
+        own = replace(structure, gaussian={}, statistics={name: structure.statistics[name]})
         try:
-            block_of(structure, name, functions)
+            blocks_of(own, needed)
         except NotClosedForm as e:
             # Nothing gives this latent's moments, so no factor that asks for one has a closed form.
-            return {d.factor.name: e for d in derived if any(name in m.latents for m in d.needs)}
-    needed = {m for d in derived for m in d.needs}
+            asking = [d.factor.name for d in derived if any(name in m.latents for m in d.needs)]
+            if not asking and name in {d.factor.name for d in derived}:
+                asking = [name]
+            if asking:
+                return dict.fromkeys(asking, e)
+            del kept[name]
+    structure = replace(structure, statistics=kept)
     terms = [t for d in derived for t in d.terms]
     bounds = [b for d in derived for b in d.bounds]
     return Factored(structure, blocks_of(structure, needed), terms, bounds), tuple(derived)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from lowerbound import plan
+from lowerbound.algorithms.factored import Factored
+from lowerbound.closed_form import factored_of
 from lowerbound.errors import IncompatibleError
 from lowerbound.explanation import table
 from lowerbound.explanation.derivation import Derivation, Open, derive
@@ -99,13 +101,11 @@ class Explanation:
     @property
     def _parts(self) -> tuple[str, tuple[Row, ...], tuple[Open, ...], tuple[str, ...]]:
         d = self._derivation
-        blocks = len(d.factored.blocks) if d.factored is not None else 0
-        count = _count(len(self.rows), "latent")
-        title = f"Plan of {self.model_name}: {count}"
-        if d.factored is not None:
-            title += (
-                f", {len(d.factors)} of {_count(len(d.latents), 'factor')} in closed form, {_count(blocks, 'block')}"
-            )
+        title = f"Plan of {self.model_name}: {_count(len(self.rows), 'latent')}"
+        if all(r.kind not in ("sampled", "none") for r in self.rows):
+            title += f" in {_count(len({frozenset((r.latent, *r.shared)) for r in self.rows}), 'block')}"
+        if d.latents:
+            title += f", {len(d.factors)} of {_count(len(d.latents), 'factor')} in closed form"
         return title, self.rows, self.open, (self.choice.sentence,)
 
     def __str__(self) -> str:
@@ -155,23 +155,33 @@ def explain(model: Any, data: Mapping[str, Any] | None = None) -> Explanation:
         ['exact, in closed form', 'exact, in closed form']
     """
     bound = as_model(model, data)
-    chosen = choice(bound)
     derivation = derive(bound)
-    fallback = "Gaussian by " + (chosen.algorithm or "score_regression").replace("_", " ")
-    if chosen.algorithm == "coordinate_ascent":
-        fallback = "Gaussian by score regression"
-    return Explanation(bound.name, rows_of(derivation, fallback), derivation.open, chosen, derivation)
+    chosen, drawn = decide(bound, derivation.open)
+    fallback = f"Gaussian by {(chosen.algorithm or 'score_regression').replace('_', ' ')}"
+    return Explanation(bound.name, rows_of(derivation, fallback, drawn), derivation.open, chosen, derivation)
 
 
 def choice(model: Model) -> Choice:
-    """What ``lb.fit(model, data)`` does with no options: :func:`lowerbound.plan.choose`, asked and put into words."""
+    """What ``lb.fit(model, data)`` does with no options."""
+    return decide(model, derive(model).open)[0]
+
+
+def decide(model: Model, open: Sequence[Open]) -> tuple[Choice, Factored | None]:
+    """:func:`lowerbound.plan.choose`, asked and put into words; and the ELBO where some of its factors are drawn.
+
+    Args:
+        model: Bound to its data.
+        open: What has no closed form in it.
+    """
+    drawn: Factored | None = None
     try:
         family, algorithm = plan.choose(model)
+        if family is None and open:
+            drawn = factored_of(model, num_draws=getattr(algorithm, "num_draws", None))
     except IncompatibleError as e:
-        return Choice(None, None, f"lb.fit refuses the model: {e}")
-    name = getattr(family, "name", None)
-    what = f"family {name}" if name else "the blocks above"
-    may = ""
-    if name and model.dimension > plan.ARROW_FROM:
-        may = " (arrow, if the compiled density shows one)"
-    return Choice(name, algorithm.name, f"lb.fit with no options: algorithm {algorithm.name}, {what}{may}.")
+        return Choice(None, None, f"lb.fit refuses the model: {e}"), None
+    if family is None:
+        return Choice(None, algorithm.name, f"lb.fit with no options: algorithm {algorithm.name}, these blocks."), drawn
+    may = " (arrow, if the compiled density shows one)" if model.dimension > plan.ARROW_FROM else ""
+    said = f"lb.fit with no options: algorithm {algorithm.name}, family {family.name}{may}."
+    return Choice(family.name, algorithm.name, said), None

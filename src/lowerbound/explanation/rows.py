@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lowerbound.algorithms.factored import Factored
 from lowerbound.expectations.functions import INDICATOR, Function, Part
 from lowerbound.expectations.moments import Contraction, Moment, Structure
 from lowerbound.explanation.derivation import Derivation, DerivedFactor
@@ -48,7 +49,8 @@ class Row:
         family: Of its block.
         shared: Names of the other latents in its block.
         independent: Plates (or axes) along which the block's elements are independent.
-        kind: ``"exact"``, ``"damped"``, ``"bound"``, ``"grid"`` or ``"sampled"``.
+        kind: ``"exact"``, ``"damped"``, ``"bound"``, ``"grid"``, ``"sampled"``, or ``"none"`` where discrete latents
+            leave nothing but closed forms, and there is none.
         update: The update in words.
         statistics: The expectations that the factors ask for.
         factors: Names of the factors that do, its own first.
@@ -79,40 +81,60 @@ class Row:
         return out + (f"; independent along {', '.join(self.independent)}" if self.independent else "")
 
 
-def rows_of(d: Derivation, fallback: str) -> tuple[Row, ...]:
+def rows_of(d: Derivation, fallback: str, drawn: Factored | None = None) -> tuple[Row, ...]:
     """The rows of a model.
 
     Args:
         d: What was derived from it.
         fallback: The Gaussian fit that takes latents without a closed form, in words.
+        drawn: The ELBO with its open factors drawn, where the fit keeps the blocks.
     """
     sites: list[Any] = [*d.model.sites.values(), *d.model.discrete.values()]
     place = {n: i for i, n in enumerate(d.latents)}
     sites.sort(key=lambda s: place.get(s.name, -1))
-    return tuple(_row(d, s, fallback) for s in sites)
+    return tuple(_row(d, s, fallback, drawn) for s in sites)
 
 
-def _row(d: Derivation, site: Any, fallback: str) -> Row:
-    name, shape, plates = site.name, tuple(site.shape), tuple(site.plates)
+def _row(d: Derivation, site: Any, fallback: str, drawn: Factored | None) -> Row:
+    name, shape = site.name, tuple(site.shape)
+    known = plate_axes(d.model, name)
+    plates = (*known.values(), *(p for p in site.plates if p not in known.values()))
     problems = [o for o in d.open if name in o.latents]
     block = None
     if d.factored is not None:
         block = next((b for b in d.factored.blocks if name in b.latents), None)
     if problems or block is None:
         o = problems[0] if problems else None
-        discrete = name in d.model.discrete
         why = "no factor in closed form asks for it"
         if o is not None:
             why = ("in " + ", ".join(o.factors) + ": " if o.factors else "") + o.operation
+        if drawn is not None:
+            block = drawn.blocks[drawn.index(name)]
+            return Row(
+                name,
+                shape,
+                plates,
+                block.family,
+                tuple(n for n in block.latents if n != name),
+                axes_named(d.model, name, independent_axes(block, name)),
+                "sampled",
+                "sampled: natural gradient on fixed noise",
+                (),
+                o.factors if o is not None else (),
+                False,
+                why,
+            )
+        # A Gaussian over the continuous latents is no choice beside discrete ones.
+        none = bool(d.model.discrete)
         return Row(
             name,
             shape,
             plates,
-            "none" if discrete else "Gaussian (unconstrained)",
+            "none" if none else "Gaussian (unconstrained)",
             (),
             (),
-            "sampled",
-            "none: a discrete latent needs a closed form" if discrete else f"sampled: {fallback}",
+            "none" if none else "sampled",
+            "none: no closed form" if none else f"sampled: {fallback}",
             (),
             o.factors if o is not None else (),
             False,

@@ -48,7 +48,7 @@ def _wrapped(cell: str, width: int) -> list[str]:
     return textwrap.wrap(cell, width, subsequent_indent=" " if len(cell) > width else "") or [""]
 
 
-_STYLE = {"exact": "green", "damped": "green", "grid": "green", "bound": "cyan", "sampled": "yellow"}
+_STYLE = {"exact": "green", "damped": "green", "grid": "green", "bound": "cyan", "sampled": "yellow", "none": "red"}
 
 
 def rich_table(title: str, rows: Sequence[Row], open: Sequence[Open], notes: Sequence[str]) -> Any:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -47,6 +48,28 @@ _UNCONSTRAINED = "_lowerbound_unconstrained_"
 _one_at_a_time = threading.RLock()
 
 
+@contextmanager
+def _matrices_by_numpy() -> Iterator[None]:
+    """NumPyro's validation of positive definite matrices by NumPy, where the matrix is known.
+
+    As JAX operations outside of a trace it compiles two dozen programs, which is most of the time that a model with a
+    constant precision matrix takes to be traced. What it says is the same.
+    """
+    kind = type(numpyro.distributions.constraints.positive_definite)
+    own = kind.__call__
+
+    def known(constraint: Any, x: Any) -> Any:
+        if isinstance(x, Tracer):
+            return own(constraint, x)
+        return own(constraint, np.asarray(x))
+
+    kind.__call__ = known
+    try:
+        yield
+    finally:
+        kind.__call__ = own
+
+
 class _FullPlates(Messenger):
     """Run every plate over all of its rows."""
 
@@ -75,7 +98,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
 
     def run(arguments: Sequence[Any], substitute: Callable[[Any], Any]) -> dict[str, Any]:
         seeded = handlers.seed(handlers.substitute(_FullPlates(model), substitute_fn=substitute), rng_seed=0)
-        with _one_at_a_time:
+        with _one_at_a_time, _matrices_by_numpy():
             return handlers.trace(seeded).get_trace(**bound.rebuild(arguments))
 
     sites: dict[str, Site] = {}

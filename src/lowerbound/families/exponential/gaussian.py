@@ -176,6 +176,22 @@ class JointGaussianBlock(ExponentialBlock):
             out[k] = np.broadcast_to(g, (*self.plate_shape, *g.shape)).reshape(shape)
         return out
 
+    def about(self, values: Mapping[str, Any], natural: Parameters) -> dict[Hashable, Any]:
+        """Natural parameters with some latents at given values, almost surely; the others as in ``natural``."""
+        mean = np.array(np.broadcast_to(self._host(natural)[0], (*self.plate_shape, self.size)))
+        precision = np.ones(self.size)
+        for n, v in values.items():
+            mean[..., self.slices[n]] = self._flat(n, np.asarray(v, float))
+            precision[self.slices[n]] = 1e8 / max(float(np.var(v)), 1e-8)
+        out: dict[Hashable, Any] = {
+            k: self._back(n, (precision * mean)[..., self.slices[n]]) for n, k in self.first.items()
+        }
+        for (a, b), k in self.second.items():
+            g = np.diag(-0.5 * precision[self.slices[a]]) if a == b else np.zeros((self.sizes[a], self.sizes[b]))
+            shape = (*self.plate_shape, *self.dense_shape[a], *self.dense_shape[b])
+            out[k] = np.broadcast_to(g, (*self.plate_shape, *g.shape)).reshape(shape)
+        return out
+
     def describe(self, natural: Parameters) -> dict[str, np.ndarray]:
         mean, covariance = self._host(natural)
         return {"mean": mean, "covariance": covariance}
