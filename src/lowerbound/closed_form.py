@@ -27,6 +27,7 @@ from lowerbound.algorithms.stochastic_vi import StochasticVI
 from lowerbound.diagnostics.assessment import Assessment, assess, itself, unchecked, weigh_up
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.review import review
+from lowerbound.diagnostics.verdict import NEXT
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.factors import random_factors, support_kind
 from lowerbound.expectations.values import NotClosedForm
@@ -47,6 +48,12 @@ def is_closed(algorithm: Any) -> bool:
 
 #: Unconstrained dimensions, and discrete values in all, up to which q is checked against the log density.
 _DIMENSIONS, _VALUES = 1000, 2_000_000
+#: What to try where the verdict has no better advice: there is no escalation from a closed form.
+_NEXT = "Leave algorithm out: other coordinates and families are then tried. Or check the parameters named with MCMC."
+_NEXT_DISCRETE = (
+    "Take fewer components, tighten vague priors on the parameters named, begin elsewhere (another seed, or init=), or "
+    "pass family='dense': discrete latents are then summed out, and q holds correlations."
+)
 #: Arithmetic that one evaluation of the log density may cost for that.
 _PRICE = 2e7
 
@@ -86,16 +93,21 @@ def factored_of(model: Model, *, joined: bool = True, num_draws: int | None = No
     Raises:
         IncompatibleError: a factor has no closed form; names the operation, the line and the rewrite.
     """
+    sample = None if num_draws is None else Sampling(model, num_draws, seed)
+    joint = None
     try:
-        sample = None if num_draws is None else Sampling(model, num_draws, seed)
-        return Factored.of(random_factors(model), joined=joined, sample=sample)
+        joint = random_factors(model)
+        return Factored.of(joint, joined=joined, sample=sample)
     except NotClosedForm as e:
+        drawn = joint is not None and bool(joint.open) and sample is None
+        advice = [] if model.discrete else ["leave algorithm out"]
+        advice += ["rewrite that line"]
+        advice += ["use algorithm='conjugate_computation', which draws such factors"] if drawn else []
+        advice += ["sum the discrete latents out by hand"] if model.discrete and not drawn else []
+        said = f"{', '.join(advice[:-1])}, or {advice[-1]}."
         raise IncompatibleError(
-            f"{model.name!r} has an expectation without a closed form: {e}. Leave algorithm out, rewrite that line, or "
-            "use algorithm='conjugate_computation', which draws such factors."
-            if num_draws is None
-            else f"{model.name!r} has an expectation that has no closed form and cannot be sampled: {e}. Leave "
-            "algorithm out, or rewrite that line."
+            f"{model.name!r} has an expectation without a closed form"
+            f"{'' if sample is None else ', which cannot be sampled'}: {e}. {said[0].upper()}{said[1:]}"
         ) from e
 
 
@@ -201,9 +213,13 @@ def fit_closed_form(
     verdict = assessment.verdict
     if exact is not None:
         verdict = dataclasses.replace(verdict, elbo=exact)
+    if verdict.next_step == NEXT:
+        verdict = dataclasses.replace(verdict, next_step=_NEXT_DISCRETE if model.discrete else _NEXT)
     if model.discrete:
+        summed = (f"{r} (discrete latents summed out)" if r.startswith("ELBO ") else r for r in verdict.reasons)
         relabelled = "a relabelling of exchangeable components, which is as probable as this one"
-        verdict = dataclasses.replace(verdict, not_checked=(*verdict.not_checked, relabelled))
+        unseen = (*verdict.not_checked, relabelled)
+        verdict = dataclasses.replace(verdict, reasons=tuple(summed), not_checked=unseen)
     assessment = dataclasses.replace(assessment, verdict=verdict)
     seconds = {"compile": compiled - began, "fit": fitted - compiled, "check": time.perf_counter() - fitted}
     return ClosedForm(factored, q, status, float(state.elbo), kernel, assessment, seconds)

@@ -121,7 +121,9 @@ def fit(
             chosen = dataclasses.replace(chosen, max_steps=int(max_steps))
         chosen = chosen.started_from(init)
         try:
-            return _closed_form(bound, chosen, seed, num_draws, start, deadline, progress, callback)
+            posterior = _closed_form(bound, chosen, seed, num_draws, start, deadline, progress, callback)
+            _warn(posterior.verdict)
+            return posterior
         except ModelError:
             # No distribution is the optimum. What the posterior lacks is told better by a fit that ends anywhere.
             if algorithm is not None or bound.discrete:
@@ -243,11 +245,11 @@ def _closed_form(
     inner = marginal(model, found.factored) if found.kernel is None else found.kernel.model
     evaluations = 0 if found.kernel is None else found.kernel.evaluations
     sites = SiteMap(model.sites, model.deterministics, inner)
-    posterior = assemble(
+    return assemble(
         model,
         found.q,
         found.status,
-        ("exponential families", algorithm.name),
+        ("exponential", algorithm.name),
         sites,
         found.assessment,
         rows,
@@ -256,8 +258,6 @@ def _closed_form(
         seed,
         (),
     )
-    _warn(found.assessment.verdict)
-    return posterior
 
 
 def _warn(verdict: Verdict) -> None:

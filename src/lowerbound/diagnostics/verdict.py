@@ -223,7 +223,7 @@ def judge(
         if not shift.agree:
             why.append("two halves of the weighted draws disagree")
         sentence = "q does not match the posterior and could not be corrected: " + ", ".join(why) + "."
-        next_step = _NEXT
+        next_step = NEXT
         if missing > MISSING:
             next_step = "Restrict the prior to one mode, or order components that can be exchanged."
     if np.isfinite(w.elbo):
@@ -312,7 +312,7 @@ def judge_chains(verdict: Verdict, chains: Chains, q: Drift, reported: Drift, na
             f"which have mixed ({chains.effective:.0f} effective).",
             parameters=moved or verdict.parameters,
         )
-    changes["next_step"] = verdict.next_step or _NEXT
+    changes["next_step"] = verdict.next_step or NEXT
     worst = names[chains.worst]
     if verdict.trusted:
         changes |= {"status": VerdictStatus.NOT_TRUSTED, "parameters": moved or (worst,)}
@@ -339,7 +339,7 @@ def judge_modes(verdict: Verdict, said: list[str]) -> Verdict:
         status=VerdictStatus.NOT_TRUSTED,
         sentence=f"several modes were found and weighed, but {said[0]}.",
         reasons=(*verdict.reasons, *said),
-        next_step=_NEXT,
+        next_step=NEXT,
     )
 
 
@@ -349,7 +349,7 @@ def judge_unchecked(verdict: Verdict) -> Verdict:
         verdict,
         status=VerdictStatus.NOT_TRUSTED,
         sentence="q seems to match the posterior by its weights, but no chains could be afforded to check it.",
-        next_step=_NEXT,
+        next_step=NEXT,
     )
 
 
@@ -407,7 +407,8 @@ def judge_tails(verdict: Verdict, heavy: tuple[str, ...]) -> Verdict:
     )
 
 
-_NEXT = (
+#: What to try where q does not match and could not be corrected.
+NEXT = (
     "Tighten vague priors on the parameters named, fix what the data cannot tell apart, or check them with MCMC. "
     "(Other parameterisations and families are tried unless escalate=False or a family or algorithm is asked for.)"
 )

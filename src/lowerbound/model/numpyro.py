@@ -287,6 +287,11 @@ def _values(fn: Any) -> np.ndarray | None:
 
 
 def _discrete(site: Site, values: np.ndarray | None) -> DiscreteSite:
+    if values is None and isinstance(site.support, numpyro.distributions.constraints.independent):
+        raise ModelError(
+            f"the discrete latent site {site.name!r} is one event of several elements. Leave .to_event() out, and put "
+            "them in a numpyro.plate: each is summed over by itself."
+        )
     if values is None:
         raise ModelError(
             f"the discrete latent site {site.name!r} has support {site.support}, which has no finite list of values to "

@@ -10,6 +10,7 @@ Two grids: a coarse one over all that numbers reach finds where the mass is, a f
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -39,6 +40,7 @@ class TabulatedBlock(ExponentialBlock):
         self.statistics = dict(statistics)
         self.keys = tuple(self.statistics)
         self._compiled: Any = None
+        self._begin: dict[Hashable, Any] | None = None
         self.family = "free form on a grid"
 
     # -- coordinates ---------------------------------------------------------------------------------
@@ -163,16 +165,31 @@ class TabulatedBlock(ExponentialBlock):
         return {self.latents[0]: (mean, (w * (x - mean[..., None]) ** 2).sum(-1))}
 
     def start(self, rng: np.random.Generator, spread: float) -> dict[Hashable, Any]:
-        """What is nearest to a standard normal u, by least squares on the log densities."""
+        """What is nearest to a standard normal u, by least squares on the log densities; the same at every call.
+
+        Of all statistics if that is a distribution, else of as many as give one: far out, a combination of several may
+        grow.
+        """
+        if self._begin is None:
+            count = len(self.keys)
+            tried = (s for m in range(count, 0, -1) for s in itertools.combinations(range(count), m))
+            found = (self._fitted(s) for s in tried)
+            nothing = {k: np.zeros(self.shape) for k in self.keys}
+            self._begin = next((out for out in found if bool(self.proper(out))), nothing)
+        return dict(self._begin)
+
+    def _fitted(self, places: tuple[int, ...]) -> dict[Hashable, Any]:
+        """Natural parameters nearest to a standard normal u; those of other statistics than the given ones are 0."""
         u = np.linspace(-4.0, 4.0, 101)
         x = self._values(u)
         slope = {"positive": u, "unit": np.log(expit(u)) + np.log(expit(-u))}.get(self.support, np.zeros_like(u))
-        columns = [np.asarray(t(x, np), float) for t in self.statistics.values()]
+        functions = list(self.statistics.values())
+        columns = [np.asarray(functions[j](x, np), float) for j in places]
         design = np.stack([*columns, np.ones_like(u)], axis=1)
         weight = np.exp(-0.25 * u**2)[:, None]
         scale = np.abs(design * weight).max(0)
         found = np.linalg.lstsq(design * weight / scale, (-0.5 * u**2 - slope) * weight[:, 0], rcond=1e-10)[0]
         # What rounding alone has left may be large far out, with the wrong sign.
         found = np.where(np.abs(found) > 1e-6, found, 0.0) / scale
-        out = {k: np.full(self.shape, a) for k, a in zip(self.keys, found[:-1], strict=True)}
-        return out if bool(self.proper(out)) else {k: np.zeros(self.shape) for k in self.keys}
+        out = {k: np.zeros(self.shape) for k in self.keys}
+        return out | {self.keys[j]: np.full(self.shape, a) for j, a in zip(places, found[:-1], strict=True)}
