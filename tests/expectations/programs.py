@@ -33,6 +33,32 @@ SHARPNESS = (1.0, 1e4)
 ROWS = 400
 
 
+def _normal_gamma(block: families.NormalGammaBlock, rng: np.random.Generator, sharp: float) -> dict:
+    """From the Gaussian's mean and precision, and shape and rate of the gamma variable."""
+    natural = dict(gaussian_naturals(block.gaussian, rng, 1.0))
+    eta, precision = block.gaussian.vectors(natural, np)
+    inner = (np.linalg.solve(precision, eta[..., None])[..., 0] * eta).sum(-1)
+    inner = inner.sum(tuple(range(len(block.shape), inner.ndim))) if block.shared else inner
+    alpha, beta = sharp * rng.uniform(8.0, 12.0, block.shape), sharp * rng.uniform(6.0, 14.0, block.shape)
+    natural[block.log] = block.power * (alpha + 0.5 * block.dimensions) - 1
+    natural[block.raised] = -beta - 0.5 * np.asarray(inner).reshape(block.shape)
+    return natural
+
+
+def _normal_wishart(block: families.NormalWishartBlock, rng: np.random.Generator, sharp: float) -> dict:
+    """From the Wishart's own natural parameters, k and m."""
+    own = some_naturals(block.wishart, rng, sharp)
+    k = sharp * rng.uniform(0.5, 2.0, block.shape[:-2])
+    m = rng.standard_normal(block.shape[:-1])
+    outer = 0.5 * k[..., None, None] * m[..., :, None] * m[..., None, :]
+    return {
+        block.log_det: own[block.log_det] + 0.5,
+        block.whole: own[block.whole] - outer,
+        block.product: k[..., None] * m,
+        block.square: -0.5 * k,
+    }
+
+
 def some_naturals(block: Any, rng: np.random.Generator, sharp: float = 1.0) -> dict:
     """Natural parameters of a distribution without symmetries, narrower by ``sharp`` (of its precision)."""
     if isinstance(block, families.JointGaussianBlock):
@@ -56,6 +82,10 @@ def some_naturals(block: Any, rng: np.random.Generator, sharp: float = 1.0) -> d
         rate = nu[..., None, None] * (r @ np.swapaxes(r, -1, -2))
         a = -0.5 * (nu + d + 1) if block.inverse else 0.5 * (nu - d - 1)
         return {block.log_det: a, block.matrix: -0.5 * rate}
+    if isinstance(block, families.NormalGammaBlock):
+        return _normal_gamma(block, rng, sharp)
+    if isinstance(block, families.NormalWishartBlock):
+        return _normal_wishart(block, rng, sharp)
     assert isinstance(block, families.TabulatedBlock)
     return tabulated_naturals(block, rng, sharp)
 

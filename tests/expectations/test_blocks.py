@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
+from lowerbound.algorithms.marginal import statistics_at
 from lowerbound.expectations.functions import IDENTITY
 from lowerbound.families import exponential as families
 from lowerbound.families.exponential.base import blend
@@ -152,6 +153,9 @@ def statistics(block, draws) -> dict:
     if isinstance(block, families.WishartBlock):
         own = np.linalg.inv(x) if block.inverse else x
         return {block.matrix: own, block.log_det: np.linalg.slogdet(x)[1]}
+    if isinstance(block, (families.NormalGammaBlock, families.NormalWishartBlock)):
+        found = jax.vmap(lambda values: [statistics_at(block, values)[k] for k in block.keys])(dict(draws))
+        return dict(zip(block.keys, map(np.asarray, found), strict=True))
     return {k: np.asarray(f(x, np)) for k, f in block.statistics.items()}
 
 

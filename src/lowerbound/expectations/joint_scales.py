@@ -101,11 +101,11 @@ def _matrix(t: Term, latent: Latent, function: Function, group: Any) -> bool:
     ends = [v.index[last] for v in vectors]
     if not isinstance(i, Axis) or not isinstance(j, Axis) or i is j or len(vectors) > 2:
         return False
-    if len(vectors) == 2 and not ({id(ends[0]), id(ends[1])} == {id(i), id(j)}):
+    if len(vectors) == 2 and {id(ends[0]), id(ends[1])} != {id(i), id(j)}:
         return False
     if len(vectors) == 1 and ends[0] is not i and ends[0] is not j:
         return False
-    plates = [k for k in range(last)]
+    plates = list(range(last))
     for v in vectors:
         if not all(same_index(v.index[k], scale.index[n]) for n, k in enumerate(plates)):
             return False
