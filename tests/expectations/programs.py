@@ -19,7 +19,8 @@ import numpy as np
 from lowerbound.algorithms.factored import Factored
 from lowerbound.expectations.factors import Joint, RandomFactor, random_factors
 from lowerbound.expectations.functions import IDENTITY
-from lowerbound.expectations.moments import all_terms, bound_expectation, expectation
+from lowerbound.expectations.moments import bound_expectation, expectation
+from lowerbound.expectations.structure import all_terms
 from lowerbound.expectations.values import NotClosedForm
 from lowerbound.families import exponential as families
 from lowerbound.fitting import as_model

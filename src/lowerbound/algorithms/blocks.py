@@ -7,7 +7,7 @@ from typing import Any
 
 from lowerbound.expectations.functions import IDENTITY, INDICATOR, INVERSE, LOG, LOG_DET, Function
 from lowerbound.expectations.joint_scales import Scaled
-from lowerbound.expectations.moments import Moment, Structure
+from lowerbound.expectations.structure import Moment, Structure
 from lowerbound.expectations.values import NotClosedForm
 from lowerbound.families.exponential import (
     BetaBlock,

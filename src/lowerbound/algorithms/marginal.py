@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.sampled_terms import SampledTerm
 from lowerbound.expectations.functions import INDICATOR, INVERSE, LOG_DET
-from lowerbound.expectations.moments import Moment
+from lowerbound.expectations.structure import Moment
 from lowerbound.families.exponential import (
     CategoricalBlock,
     ExponentialBlock,

@@ -26,7 +26,8 @@ from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
 from lowerbound.algorithms.factored import Factored
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.axes import Axis, Const, Index, Lookup, contract, gather, index_axes
-from lowerbound.expectations.moments import BoundExpectation, Contraction, Expectation, Moment
+from lowerbound.expectations.moments import BoundExpectation, Contraction, Expectation
+from lowerbound.expectations.structure import Moment
 from lowerbound.families.exponential import ExponentialBlock
 
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lowerbound.expectations.axes import Axis, Const
+from lowerbound.expectations.elementary import log
 from lowerbound.expectations.functions import IDENTITY, INDICATOR, INVERSE, LOG_DET, Function
-from lowerbound.expectations.values import NotClosedForm, Term, Value, array_of, as_value, log
+from lowerbound.expectations.values import NotClosedForm, Term, Value, array_of, as_value
 
 _REWRITE = "use the matrix itself, or a multiple of it, as precision_matrix= or covariance_matrix="
 
@@ -63,7 +64,7 @@ def inverse(matrix: Value) -> Value:
 
 
 def _reciprocal(v: Value) -> Value:
-    from lowerbound.expectations.values import reciprocal
+    from lowerbound.expectations.elementary import reciprocal
 
     return reciprocal(v)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from lowerbound.algorithms.factored import Factored
 from lowerbound.expectations.functions import INDICATOR, Function, Part
-from lowerbound.expectations.moments import Contraction, Moment, Structure
+from lowerbound.expectations.moments import Contraction
+from lowerbound.expectations.structure import Moment, Structure
 from lowerbound.explanation.derivation import Derivation, DerivedFactor
 from lowerbound.families.exponential import (
     DirichletBlock,

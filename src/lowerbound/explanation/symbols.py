@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lowerbound.expectations.axes import Axis
-from lowerbound.expectations.moments import Moment, Structure
+from lowerbound.expectations.structure import Moment, Structure
 from lowerbound.explanation.operands import Exponential, Known, MomentAt, Operand, Product, Slope
 from lowerbound.explanation.rows import plate_axes
 from lowerbound.model.base import Model

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.functions import INDICATOR, Function, Part
-from lowerbound.expectations.moments import Moment
+from lowerbound.expectations.structure import Moment
 from lowerbound.explanation.operands import Bracket, Exponential, Known, MomentAt, Operand, Place, Product, Slope
 from lowerbound.explanation.symbols import Letters, fraction, index, signed, symbol
 from lowerbound.explanation.written import Equations, WrittenBound, WrittenUpdate

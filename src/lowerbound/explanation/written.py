@@ -23,7 +23,8 @@ import numpy as np
 from lowerbound.algorithms.factored import Factored
 from lowerbound.expectations.axes import Axis, Index, Lookup
 from lowerbound.expectations.functions import IDENTITY, INVERSE
-from lowerbound.expectations.moments import BoundExpectation, Contraction, Expectation, Moment, Structure
+from lowerbound.expectations.moments import BoundExpectation, Contraction, Expectation
+from lowerbound.expectations.structure import Moment, Structure
 from lowerbound.explanation.constants import Arrays
 from lowerbound.explanation.derivation import Derivation
 from lowerbound.explanation.operands import (

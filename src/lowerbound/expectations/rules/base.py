@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from numpyro.distributions import Distribution
 
-from lowerbound.expectations.operations import value_of
+from lowerbound.expectations.composed import value_of
 from lowerbound.expectations.values import NotClosedForm, Value
 
 
