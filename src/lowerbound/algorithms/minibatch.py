@@ -60,7 +60,7 @@ def row_axes(factored: Factored) -> dict[Axis, str]:
     return out
 
 
-def _moments(t: Contraction | BoundExpectation) -> Sequence[tuple[Moment, tuple[Index, ...]]]:
+def _moments(t: Any) -> Sequence[tuple[Moment, tuple[Index, ...]]]:
     return t.moments if isinstance(t, Contraction) else t.indicators
 
 
@@ -123,6 +123,7 @@ class Batched:
         put(self, "local_blocks", self._resized(self.size))
         split: tuple[list[Any], list[Any]] = ([], [])
         for t in f.terms:
+            assert isinstance(t, Contraction)
             mine = _axes_of(t) & axes
             if len(mine) > 1:
                 raise IncompatibleError(f"a term of the model couples rows of the plate {self.plate!r} in pairs.")

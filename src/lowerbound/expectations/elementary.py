@@ -208,7 +208,7 @@ def _affine(v: Value) -> Value:
     for t in v.terms:
         if any(a.function is INDICATOR for a in t.atoms):
             raise NotClosedForm("exp of a sum with a discrete latent in it")
-        if t.exponent is not None or len(t.atoms) > 1 or t.atoms[0].latent.support != "real":
+        if t.exponent is not None or len(t.atoms) > 1 or any(a.latent.support != "real" for a in t.atoms):
             names = sorted({a.latent.name for a in t.atoms})
             raise NotClosedForm(f"exp of something that is not affine in a Gaussian ({', '.join(names)})")
     return v

@@ -32,12 +32,10 @@ class Moment(NamedTuple):
     function: Function | None = None
 
     def __str__(self) -> str:
-        if len(self.latents) > 1 and self.function is not None:
-            scale = str(self.function).replace("x", self.latents[0])
-            return f"E[{scale} {' '.join(self.latents[1:])}{chr(39) if len(self.latents) > 2 else ''}]"
-        if self.function is None:
-            return "E[" + " ".join(self.latents) + "']" if len(self.latents) == 2 else f"E[{self.latents[0]}]"
-        return f"E[{str(self.function).replace('x', self.latents[0])}]"
+        first, *rest = self.latents
+        own = first if self.function is None else str(self.function).replace("x", first)
+        gaussian = len(rest) + (self.function is None)  # E[w w'], E[tau w w']
+        return f"E[{' '.join((own, *rest))}{chr(39) if gaussian > 1 else ''}]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +152,9 @@ def structure_of(joint: Joint, *, joined: bool = True, sampled: bool = False) ->
     for n in opened:
         if latents[n].support != "real" and not functions[n]:
             functions[n] = dict.fromkeys(_USUAL.get(latents[n].support, ()))
-    real = {n: v for n, v in latents.items() if v.support == "real"}
-    more = {n: _no_plates(joint, n) for n in opened if n in real}
-    gaussian = _gaussian_groups(real, pairs, degrees, joined, more)
+    vectors = {n: v for n, v in latents.items() if v.support == "real"}
+    more = {n: _no_plates(joint, n) for n in opened if n in vectors}
+    gaussian = _gaussian_groups(vectors, pairs, degrees, joined, more)
     statistics = {n: tuple(fs) for n, fs in functions.items()}
     for name, fs in special.items():
         group = gaussian.pop(name)
@@ -271,7 +269,7 @@ def _fits(names: Sequence[str], real: Any, dense: Any, pairs: Any) -> bool:
     return size <= DENSE and count * size**2 <= NUMBERS
 
 
-def _group(names: tuple[str, ...], real: Any, dense: Any, pairs: Any) -> GaussianGroup:
+def _group(names: Sequence[str], real: Any, dense: Any, pairs: Any) -> GaussianGroup:
     plates = _plates(names, real, dense, pairs) if len(names) > 1 else None
     if len(names) == 1:
         n = names[0]
@@ -281,9 +279,11 @@ def _group(names: tuple[str, ...], real: Any, dense: Any, pairs: Any) -> Gaussia
         dense = {n: tuple(range(len(real[n].shape))) for n in names}
     own = {n: dense[n] for n in names}
     size = sum(math.prod(real[n].shape[i] for i in own[n]) for n in names)
-    count = math.prod(real[names[0]].shape[i] for i in plates[names[0]])
+    lead = next(iter(names))
+    plate_shape = tuple(real[lead].shape[i] for i in plates[lead])
+    count = math.prod(plate_shape)
     if size > 4 * DENSE or count * size**2 > 4 * NUMBERS:
         raise NotClosedForm(
             f"a dense Gaussian of {size:,} dimensions for {', '.join(names)}, whose elements all depend on each other"
         )
-    return GaussianGroup(names, plates, own, tuple(real[names[0]].shape[i] for i in plates[names[0]]))
+    return GaussianGroup(tuple(names), plates, own, plate_shape)

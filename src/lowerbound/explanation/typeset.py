@@ -302,12 +302,13 @@ class _Printer:
 
     def _statistic(self, m: Moment, at: Sequence[str] | None) -> str:
         """What a moment is the expectation of, at an index; without one, its name."""
+        name = m.latents[0]
         if m.function is None and len(m.latents) == 1:
-            return symbol(m.latents[0], [a for a in at or () if a])
+            return symbol(name, [a for a in at or () if a])
         if m.function is not None and len(m.latents) > 1:
             return self._scaled(m, at)
         if m.function is None:
-            a, b = m.latents
+            a, b = m.latents[0], m.latents[-1]
             g = self.e.derivation.structure.gaussian[a]
             if at is None:
                 return f"{symbol(a)} {symbol(b)}"
@@ -318,11 +319,11 @@ class _Printer:
             left = symbol(a, [one[i] for i in sorted(one) if one[i]])
             right = symbol(b, [two[i] for i in sorted(two) if two[i]])
             return f"{_power(left)}^2" if left == right else rf"{left} {right}"
-        x = symbol(m.latents[0], [a for a in at or () if a])
+        x = symbol(name, [a for a in at or () if a])
         if m.function == INDICATOR:
             if at is None:
                 return x
-            return rf"[{symbol(m.latents[0], [a for a in at[:-1] if a])} = {at[-1]}]"
+            return rf"[{symbol(name, [a for a in at[:-1] if a])} = {at[-1]}]"
         return _function(m.function, x)
 
     def notes(self) -> list[str]:
