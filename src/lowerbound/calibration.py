@@ -106,8 +106,8 @@ def calibrate(
     first = as_model(model, values)
     if first.discrete:
         raise IncompatibleError(
-            f"{first.name!r} has discrete latents {list(first.discrete)}; ranks are of continuous ones. Write them summed "
-            "out: numpyro.distributions.MixtureSameFamily."
+            f"{first.name!r} has discrete latents {list(first.discrete)}; ranks are of continuous ones. Write them "
+            "summed out: numpyro.distributions.MixtureSameFamily."
         )
     chosen_family, chosen = choose(first, family, algorithm, closed=False)
     if chosen_family is None:

@@ -308,7 +308,8 @@ class _Printer:
         if m.function is not None and len(m.latents) > 1:
             return self._scaled(m, at)
         if m.function is None:
-            a, b = m.latents[0], m.latents[-1]
+            names = list(m.latents)
+            a, b = names[0], names[-1]
             g = self.e.derivation.structure.gaussian[a]
             if at is None:
                 return f"{symbol(a)} {symbol(b)}"
