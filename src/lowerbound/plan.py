@@ -71,9 +71,9 @@ def choose(
         return None, chosen
     if model.discrete:
         return None, algorithm_for(model)
-    if closed and family is None and algorithm is None:
-        if exact(model) is not None or (p > DENSE_LIMIT and multiplied(model)):
-            return None, CoordinateAscent()
+    alone = closed and family is None and algorithm is None
+    if alone and (exact(model) is not None or (p > DENSE_LIMIT and multiplied(model))):
+        return None, CoordinateAscent()
     if family is not None:
         family = registry.resolve("family", family, registry.FAMILIES, Family)
     else:
