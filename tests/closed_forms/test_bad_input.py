@@ -76,7 +76,7 @@ def test_a_precision_matrix_that_is_singular():
         mu = numpyro.sample("mu", dist.Normal(0, 1).expand([2]).to_event(1))
         numpyro.sample("y", dist.MultivariateNormal(mu, precision_matrix=jnp.ones((2, 2))), obs=y)
 
-    with pytest.raises((ModelError, ValueError), match="precision_matrix|positive definite one"):
+    with pytest.raises((ModelError, ValueError), match=r"precision_matrix|positive definite one"):
         closed(model, {"y": np.zeros((4, 2))})
 
 
