@@ -24,7 +24,7 @@ import numpyro.distributions as dist
 from lowerbound.expectations.operations import value_of
 from lowerbound.expectations.rules.base import Bound, LogProb, Parameters, rule
 from lowerbound.expectations.rules.logistic import log_odds, logistic_bound
-from lowerbound.expectations.values import NotClosedForm, Value, lgamma, log, reciprocal
+from lowerbound.expectations.values import NotClosedForm, Value, apply, as_table, lgamma, log, reciprocal
 
 
 @rule(dist.Poisson, parameters=("rate",))
@@ -39,6 +39,9 @@ def trials_log_prob(p: Parameters, hits: Value, misses: Value) -> LogProb:
     if found is not None:
         return logistic_bound(found, hits, misses)
     probs = p.probs
+    if as_table(misses) is not None:
+        # 1 - z as sum_k 1[z = k] (1 - k): so that an element without weight counts nothing (where a fit starts).
+        misses = apply(misses, "misses", lambda f: None, lambda a: a)
     return LogProb(hits * log(probs) + misses * log(1.0 - probs))
 
 
