@@ -104,7 +104,14 @@ def calibrate(
     draw = _simulator(model, data, simulate)
     latents, values = draw(np.random.default_rng([seed, 0]))
     first = as_model(model, values)
-    chosen_family, chosen = choose(first, family, algorithm)
+    if first.discrete:
+        raise IncompatibleError(
+            f"{first.name!r} has discrete latents {list(first.discrete)}; ranks are of continuous ones. Write them "
+            "summed out: numpyro.distributions.MixtureSameFamily."
+        )
+    chosen_family, chosen = choose(first, family, algorithm, closed=False)
+    if chosen_family is None:
+        raise IncompatibleError(f"{chosen.name} is not calibrated yet: leave algorithm out, or name a family.")
     if isinstance(chosen_family, PointMass):
         raise IncompatibleError("a point mass has no spread, so a rank among its draws means nothing. Leave it out.")
     _check_latents(first, latents)

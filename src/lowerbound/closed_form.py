@@ -19,7 +19,7 @@ import numpy as np
 
 from lowerbound.algorithms.base import Info, Status
 from lowerbound.algorithms.conjugate_computation import ConjugateComputationVI
-from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
+from lowerbound.algorithms.coordinate_ascent import CoordinateAscent, starts_of
 from lowerbound.algorithms.factored import Factored, Sampling
 from lowerbound.algorithms.marginal import marginal, summable
 from lowerbound.algorithms.memoized_vi import MemoizedVI
@@ -148,6 +148,18 @@ def exact(model: Model) -> Factored | None:
     except NotClosedForm:
         return None
     return factored if len(factored.blocks) == 1 and not factored.bounds and not factored.curved(0) else None
+
+
+def multiplied(model: Model) -> bool:
+    """Whether real latents in different blocks multiply each other (factors and loadings, users and items), all else
+    being in closed form: in thousands of dimensions no Gaussian over all of them is as near as the blocks are."""
+    if model.discrete:
+        return False
+    try:
+        factored = Factored.of(random_factors(model))
+    except NotClosedForm:
+        return False
+    return not factored.bounds and starts_of(factored) > 1
 
 
 def fit_closed_form(

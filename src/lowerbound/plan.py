@@ -10,7 +10,8 @@
 | point_mass | any | maximum |
 | exponential families, derived from the model | any | coordinate_ascent, memoized_vi, stochastic_vi |
 
-With no family given: coordinate ascent where latents are discrete, or where one block of q is the posterior itself.
+With no family given: coordinate ascent where latents are discrete, where one block of q is the posterior itself, and in
+more than 1,000 dimensions where Gaussian latents multiply each other (a factorisation), all in closed form.
 Else arrow above 300 dimensions where the posterior has one, which the compiled density tells (:func:`refine`); else
 dense up to 1,000 dimensions, diagonal above. (There low_rank, with thousands of factor loadings to estimate from noise,
 reached a lower ELBO than diagonal on hierarchical models of 1,200 and 2,000 groups, at ten times the cost, and won by
@@ -27,7 +28,7 @@ from lowerbound import registry
 from lowerbound.algorithms import Algorithm, CoordinateAscent, FromGaussian, Maximum, SampleAverage, ScoreRegression
 from lowerbound.algorithms.score_regression import DENSE_LIMIT
 from lowerbound.algorithms.structure import find_layout, work
-from lowerbound.closed_form import CLOSED, algorithm_for, exact
+from lowerbound.closed_form import CLOSED, algorithm_for, exact, multiplied
 from lowerbound.families import (
     Arrow,
     ArrowLayout,
@@ -70,7 +71,8 @@ def choose(
         return None, chosen
     if model.discrete:
         return None, algorithm_for(model)
-    if closed and family is None and algorithm is None and exact(model) is not None:
+    alone = closed and family is None and algorithm is None
+    if alone and (exact(model) is not None or (p > DENSE_LIMIT and multiplied(model))):
         return None, CoordinateAscent()
     if family is not None:
         family = registry.resolve("family", family, registry.FAMILIES, Family)

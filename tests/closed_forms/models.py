@@ -57,6 +57,27 @@ def exponential_gamma(y):
     numpyro.sample("y", dist.Exponential(rate).expand([len(y)]).to_event(1), obs=y)
 
 
+def unknown_variance_regression(x, y):
+    variance = numpyro.sample("variance", dist.InverseGamma(2.0, 1.0))
+    w = numpyro.sample("w", dist.Normal(0, 2 * jnp.sqrt(variance)).expand([x.shape[1]]).to_event(1))
+    b = numpyro.sample("b", dist.Normal(0, 3 * jnp.sqrt(variance)))
+    numpyro.sample("y", dist.Normal(x @ w + b, jnp.sqrt(variance)), obs=y)
+
+
+def normal_gamma(y):
+    tau = numpyro.sample("tau", dist.Gamma(2.0, 2.0))
+    mu = numpyro.sample("mu", dist.Normal(0.0, 1 / jnp.sqrt(0.1 * tau)))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(mu, 1 / jnp.sqrt(tau)), obs=y)
+
+
+def normal_wishart(y):
+    precision = numpyro.sample("precision", dist.Wishart(5.0, rate_matrix=jnp.eye(3)))
+    mu = numpyro.sample("mu", dist.MultivariateNormal(jnp.ones(3), precision_matrix=0.1 * precision))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.MultivariateNormal(mu, precision_matrix=precision), obs=y)
+
+
 def conjugate() -> dict[str, tuple]:
     """model, data, log evidence."""
     rng = np.random.default_rng(1)
@@ -86,6 +107,23 @@ def conjugate() -> dict[str, tuple]:
     y = rng.exponential(1, 15)
     evidence = 0 - gammaln(2) + gammaln(17) - 17 * np.log(1 + y.sum())
     out["exponential_gamma"] = exponential_gamma, {"y": y}, evidence
+    y = X @ SLOPES + 0.3 + 0.5 * rng.standard_normal(60)
+    design, prior = np.column_stack([X, np.ones(60)]), np.diag([1 / 4] * 3 + [1 / 9])
+    precision = prior + design.T @ design
+    mean = np.linalg.solve(precision, design.T @ y)
+    rate = 1 + 0.5 * (y @ y - mean @ precision @ mean)
+    evidence = -30 * np.log(2 * np.pi) + gammaln(32) - gammaln(2) - 32 * np.log(rate)
+    evidence += 0.5 * (np.linalg.slogdet(prior)[1] - np.linalg.slogdet(precision)[1])
+    out["unknown_variance_regression"] = unknown_variance_regression, {"x": X, "y": y}, evidence
+    y = 1 + 2 * rng.standard_normal(10)
+    rate = 2 + 0.5 * ((y - y.mean()) ** 2).sum() + 0.5 * 0.1 * 10 * y.mean() ** 2 / 10.1
+    evidence = 2 * np.log(2) - gammaln(2) + gammaln(7) - 7 * np.log(rate) + 0.5 * np.log(0.1 / 10.1)
+    out["normal_gamma"] = normal_gamma, {"y": y}, evidence - 5 * np.log(2 * np.pi)
+    y = rng.standard_normal((30, 3))
+    away = y - y.mean(0)
+    scatter = np.eye(3) + away.T @ away + 3 / 30.1 * np.outer(y.mean(0) - 1, y.mean(0) - 1)
+    evidence = -45 * np.log(np.pi) + multigammaln(17.5, 3) - multigammaln(2.5, 3) + 1.5 * np.log(0.1 / 30.1)
+    out["normal_wishart"] = normal_wishart, {"y": y}, evidence - 17.5 * np.linalg.slogdet(scatter)[1]
     return out
 
 

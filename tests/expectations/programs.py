@@ -19,7 +19,8 @@ import numpy as np
 from lowerbound.algorithms.factored import Factored
 from lowerbound.expectations.factors import Joint, RandomFactor, random_factors
 from lowerbound.expectations.functions import IDENTITY
-from lowerbound.expectations.moments import all_terms, bound_expectation, expectation
+from lowerbound.expectations.moments import bound_expectation, expectation
+from lowerbound.expectations.structure import all_terms
 from lowerbound.expectations.values import NotClosedForm
 from lowerbound.families import exponential as families
 from lowerbound.fitting import as_model
@@ -29,6 +30,34 @@ from tests.measure import z_score
 LOG = IDENTITY.log()[1]
 #: How narrow q is made: a wide one shows wrong moments, a narrow one anything that takes the wrong elements.
 SHARPNESS = (1.0, 1e4)
+#: Draws at once: large batches of small matrices are slow to factorise.
+ROWS = 400
+
+
+def _normal_gamma(block: families.NormalGammaBlock, rng: np.random.Generator, sharp: float) -> dict:
+    """From the Gaussian's mean and precision, and shape and rate of the gamma variable."""
+    natural = dict(gaussian_naturals(block.gaussian, rng, 1.0))
+    eta, precision = block.gaussian.vectors(natural, np)
+    inner = (np.linalg.solve(precision, eta[..., None])[..., 0] * eta).sum(-1)
+    inner = inner.sum(tuple(range(len(block.shape), inner.ndim))) if block.shared else inner
+    alpha, beta = sharp * rng.uniform(8.0, 12.0, block.shape), sharp * rng.uniform(6.0, 14.0, block.shape)
+    natural[block.log] = block.power * (alpha + 0.5 * block.dimensions) - 1
+    natural[block.raised] = -beta - 0.5 * np.asarray(inner).reshape(block.shape)
+    return natural
+
+
+def _normal_wishart(block: families.NormalWishartBlock, rng: np.random.Generator, sharp: float) -> dict:
+    """From the Wishart's own natural parameters, k and m."""
+    own = some_naturals(block.wishart, rng, sharp)
+    k = sharp * rng.uniform(0.5, 2.0, block.shape[:-2])
+    m = rng.standard_normal(block.shape[:-1])
+    outer = 0.5 * k[..., None, None] * m[..., :, None] * m[..., None, :]
+    return {
+        block.log_det: own[block.log_det] + 0.5,
+        block.whole: own[block.whole] - outer,
+        block.product: k[..., None] * m,
+        block.square: -0.5 * k,
+    }
 
 
 def some_naturals(block: Any, rng: np.random.Generator, sharp: float = 1.0) -> dict:
@@ -54,6 +83,10 @@ def some_naturals(block: Any, rng: np.random.Generator, sharp: float = 1.0) -> d
         rate = nu[..., None, None] * (r @ np.swapaxes(r, -1, -2))
         a = -0.5 * (nu + d + 1) if block.inverse else 0.5 * (nu - d - 1)
         return {block.log_det: a, block.matrix: -0.5 * rate}
+    if isinstance(block, families.NormalGammaBlock):
+        return _normal_gamma(block, rng, sharp)
+    if isinstance(block, families.NormalWishartBlock):
+        return _normal_wishart(block, rng, sharp)
     assert isinstance(block, families.TabulatedBlock)
     return tabulated_naturals(block, rng, sharp)
 
@@ -104,7 +137,7 @@ def moments_and_draws(block: Any, rng: np.random.Generator, sharp: float, n: int
 def tabulated_naturals(block: Any, rng: np.random.Generator, sharp: float = 1.0) -> dict:
     """Those of a normal, gamma or beta variable: every other statistic has weight zero."""
     out = {k: np.zeros(block.shape) for k in block.keys}
-    by_function = {k.function: k for k in block.keys}
+    by_function = {getattr(k, "function", k): k for k in block.keys}
     if block.support == "real":
         v = rng.uniform(0.3, 0.6, block.shape) / sharp
         out[by_function[IDENTITY * IDENTITY]] = -0.5 / v
@@ -153,7 +186,7 @@ class Programs:
     """
 
     def __init__(
-        self, model: Callable, data: Mapping[str, Any] | None = None, *, draws: int = 4000, priors: bool = False
+        self, model: Callable, data: Mapping[str, Any] | None = None, *, draws: int = 3999, priors: bool = False
     ):
         self.model = as_model(model, data)
         self.joint = random_factors(self.model)
@@ -164,13 +197,18 @@ class Programs:
             found = self.model.distributions(latents, arguments)
             return {f.site: jnp.sum(f.log_prob) for f in found if f.observed or priors}
 
-        # Each program runs twice: what the compiler would gain is less than what it takes.
-        hasty = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+        # Each program runs twice: what the compiler would gain is less than what it takes. (Not for matrices.)
+        hasty = {} if priors else {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
         self._each = jax.jit(jax.vmap(each, in_axes=(0, None)), compiler_options=hasty)
 
     def log_densities(self, latents: Mapping[str, Any]) -> dict[str, Any]:
         """Of every factor that is not a prior, at draws of all latents."""
-        return self._each(dict(latents), [jnp.asarray(a) for a in self.model.arguments])
+        arguments = [jnp.asarray(a) for a in self.model.arguments]
+        if self.draws % ROWS:
+            return self._each(dict(latents), arguments)
+        rows = [slice(i, i + ROWS) for i in range(0, self.draws, ROWS)]
+        parts = [self._each({n: v[r] for n, v in latents.items()}, arguments) for r in rows]
+        return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
 
     def fallback(self) -> dict[str, np.ndarray]:
         """A value for each latent, for those that no block is about."""

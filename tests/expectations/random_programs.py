@@ -239,7 +239,8 @@ class Grower:
 
     def volatility(self, o: Any, name: str) -> None:
         shape = self.shape()
-        h = self.linear(o, shape, 1, ["a", "B"]) * 0.2
+        # (exp(-2 h) of a wide h has tails that no number of draws measures.)
+        h = self.linear(o, shape, 1, ["a", "B"]) * 0.07
         x = self.linear(o, shape, 1, ["A", "s"])
         self.site(name, dist.Normal(x, jnp.exp(h)), shape, self.data(shape))
 
@@ -247,7 +248,7 @@ class Grower:
         shape = self.shape()
         rate = self.monomial(o, shape, self.some(POSITIVE))
         if self.rng.random() < 0.6:
-            rate = rate * jnp.exp(0.2 * self.linear(o, shape, self.rng.integers(0, 2), self.some(REAL)) + 0.1)
+            rate = rate * jnp.exp(0.1 * self.linear(o, shape, self.rng.integers(0, 2), self.some(REAL)) + 0.1)
         self.site(name, dist.Poisson(rate), shape, self.rng.poisson(2.0, shape))
 
     def positive(self, o: Any, name: str) -> None:

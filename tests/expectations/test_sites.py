@@ -38,9 +38,9 @@ class Latents:
 
 
 def _in_plates(name, d, obs, mask=None, scale=1.0):
+    d = d if mask is None else d.mask(mask)
     rows, columns = numpyro.plate(f"{name} rows", M, dim=-2), numpyro.plate(f"{name} columns", N, dim=-1)
     with rows, columns, handlers.scale(scale=scale):
-        d = d if mask is None else d.mask(mask)
         numpyro.sample(name, d, obs=obs)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from lowerbound.expectations.functions import IDENTITY, INDICATOR, INVERSE, LOG, LOG_DET, Function
-from lowerbound.expectations.moments import Moment, Structure
+from lowerbound.expectations.joint_scales import Scaled
+from lowerbound.expectations.structure import Moment, Structure
 from lowerbound.expectations.values import NotClosedForm
 from lowerbound.families.exponential import (
     BetaBlock,
@@ -15,6 +16,8 @@ from lowerbound.families.exponential import (
     ExponentialBlock,
     JointGaussianBlock,
     LogNormalBlock,
+    NormalGammaBlock,
+    NormalWishartBlock,
     PowerGammaBlock,
     TabulatedBlock,
     WishartBlock,
@@ -39,7 +42,11 @@ def blocks_of(structure: Structure, needed: Iterable[Moment]) -> list[Exponentia
     """
     needed = set(needed)
     out: list[ExponentialBlock] = []
+    for s in structure.scales():
+        out.append(_joint(structure, s, needed))
     for group in structure.groups():
+        if group.latents[0] in structure.scaled:
+            continue
         names = group.latents
         first = {n: Moment((n,)) for n in names}
         second: dict[tuple[str, str], Any] = {}
@@ -50,9 +57,34 @@ def blocks_of(structure: Structure, needed: Iterable[Moment]) -> list[Exponentia
         shapes = {n: structure.latents[n].shape for n in names}
         out.append(JointGaussianBlock(shapes, group.plates, group.dense, first, second))
     for name, functions in structure.statistics.items():
+        if name in structure.scaled:
+            continue
         products = sorted({m.function for m in needed if m.latents == (name,) and m.function is not None}, key=str)
         out.append(block_of(structure, name, tuple(dict.fromkeys((*functions, *products)))))
     return out
+
+
+def _joint(structure: Structure, s: Scaled, needed: set[Moment]) -> ExponentialBlock:
+    """The block of Gaussian latents and the precision that scales them."""
+    latent, group = structure.latents[s.scale], s.group
+    if latent.support == "matrix":
+        (name,) = group.latents
+        keys = (Moment((s.scale,), LOG_DET), Moment((s.scale,), IDENTITY))
+        both = (Moment((s.scale, name), s.function), Moment((s.scale, name, name), s.function))
+        return NormalWishartBlock(s.scale, name, latent.shape, *keys, *both)
+    names = group.latents
+    first = {n: Moment((s.scale, n), s.function) for n in names}
+    second = {}
+    for i, a in enumerate(names):
+        for b in names[i:]:
+            if a == b or Moment((s.scale, a, b), s.function) in needed:
+                second[a, b] = Moment((s.scale, a, b), s.function)
+    shapes = {n: structure.latents[n].shape for n in names}
+    gaussian = JointGaussianBlock(shapes, group.plates, group.dense, first, second)
+    power = s.function.exponent
+    assert power is not None
+    log, raised = Moment((s.scale,), LOG), Moment((s.scale,), s.function)
+    return NormalGammaBlock(gaussian, s.scale, latent.shape, power, log, raised)
 
 
 def block_of(structure: Structure, name: str, functions: tuple[Function, ...]) -> ExponentialBlock:

@@ -19,15 +19,8 @@ from lowerbound.algorithms.blocks import blocks_of
 from lowerbound.algorithms.sampled_terms import SampledTerm, factor_log_prob, natural_key
 from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.factors import Joint
-from lowerbound.expectations.moments import (
-    BoundExpectation,
-    Contraction,
-    Moment,
-    Structure,
-    bound_expectation,
-    expectation,
-    structure_of,
-)
+from lowerbound.expectations.moments import BoundExpectation, Contraction, bound_expectation, expectation
+from lowerbound.expectations.structure import Moment, Structure, structure_of
 from lowerbound.families.exponential import ExponentialBlock
 from lowerbound.model.base import Model
 

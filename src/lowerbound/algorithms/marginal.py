@@ -21,8 +21,14 @@ import jax.numpy as jnp
 from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.sampled_terms import SampledTerm
 from lowerbound.expectations.functions import INDICATOR, INVERSE, LOG_DET
-from lowerbound.expectations.moments import Moment
-from lowerbound.families.exponential import CategoricalBlock, JointGaussianBlock
+from lowerbound.expectations.structure import Moment
+from lowerbound.families.exponential import (
+    CategoricalBlock,
+    ExponentialBlock,
+    JointGaussianBlock,
+    NormalGammaBlock,
+    NormalWishartBlock,
+)
 from lowerbound.model.base import Evaluation, Factor, Model
 
 
@@ -34,31 +40,65 @@ def summable(factored: Factored) -> bool:
     return all(len(b.indicators) <= 1 for b in factored.bounds)
 
 
-def at_a_point(factored: Factored, values: Mapping[str, Any]) -> dict[Moment, Any]:
+def at_a_point(factored: Factored, values: Mapping[str, Any]) -> dict[Any, Any]:
     """The moments of the continuous latents where all their mass is at ``values``."""
-    out: dict[Moment, Any] = {}
+    out: dict[Any, Any] = {}
     for b in factored.blocks:
-        if isinstance(b, CategoricalBlock):
-            continue
-        if isinstance(b, JointGaussianBlock):
-            flat = {n: b._flat(n, values[n]) for n in b.latents}
-            for n, k in b.first.items():
-                out[k] = values[n]  # pyright: ignore[reportArgumentType]
-            for (m, n), k in b.second.items():
-                product = flat[m][..., :, None] * flat[n][..., None, :]
-                shape = (*b.plate_shape, *b.dense_shape[m], *b.dense_shape[n])
-                out[k] = product.reshape(shape)  # pyright: ignore[reportArgumentType]
-            continue
-        for k in b.keys:
-            assert isinstance(k, Moment) and k.function is not None
-            x = values[k.latents[0]]
-            if k.function == LOG_DET:
-                out[k] = jnp.linalg.slogdet(x)[1]
-            elif k.function == INVERSE:
-                out[k] = jnp.linalg.inv(x)
-            else:
-                out[k] = k.function(x, jnp)
+        if not isinstance(b, CategoricalBlock):
+            out |= statistics_at(b, values)
     return out
+
+
+def statistics_at(b: ExponentialBlock, values: Mapping[str, Any]) -> dict[Any, Any]:
+    """The sufficient statistics of a block at values of its latents."""
+    if isinstance(b, JointGaussianBlock):
+        return _gaussian_at(b, values)
+    if isinstance(b, NormalGammaBlock):
+        u, g = values[b.name] ** b.power, b.gaussian
+        own = _gaussian_at(g, values)
+        out = {b.log: jnp.log(values[b.name]), b.raised: u}
+        for n, k in g.first.items():
+            out[k] = own[k] * _spread(u, g, n)
+        for (m, n), k in g.second.items():
+            extra = len(g.dense_shape[m]) + len(g.dense_shape[n])
+            out[k] = own[k] * u.reshape((*u.shape, *(1,) * (len(g.plate_shape) - u.ndim + extra)))
+        return out
+    if isinstance(b, NormalWishartBlock):
+        whole, mu = values[b.latents[0]], values[b.latents[1]]
+        product = (whole * mu[..., None, :]).sum(-1)
+        log_det = jnp.linalg.slogdet(whole)[1]
+        return {b.log_det: log_det, b.whole: whole, b.product: product, b.square: (mu * product).sum(-1)}
+    out = {}
+    for k in b.keys:
+        assert isinstance(k, Moment) and k.function is not None
+        x = values[k.latents[0]]
+        if k.function == LOG_DET:
+            out[k] = jnp.linalg.slogdet(x)[1]
+        elif k.function == INVERSE:
+            out[k] = jnp.linalg.inv(x)
+        else:
+            out[k] = k.function(x, jnp)
+    return out
+
+
+def _gaussian_at(b: JointGaussianBlock, values: Mapping[str, Any]) -> dict[Any, Any]:
+    """x and x_i x_j."""
+    out: dict[Any, Any] = {}
+    flat = {n: b._flat(n, values[n]) for n in b.latents}
+    for n, k in b.first.items():
+        out[k] = values[n]
+    for (m, n), k in b.second.items():
+        product = flat[m][..., :, None] * flat[n][..., None, :]
+        out[k] = product.reshape((*b.plate_shape, *b.dense_shape[m], *b.dense_shape[n]))
+    return out
+
+
+def _spread(u: Any, g: JointGaussianBlock, name: str) -> Any:
+    """u along the plates of a latent, in the order of its own axes."""
+    shape = [1] * len(g.shapes[name])
+    for axis, n in zip(g.plates[name], u.shape, strict=False):
+        shape[axis] = n
+    return u.reshape(shape)
 
 
 def component_log_probs(factored: Factored, values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

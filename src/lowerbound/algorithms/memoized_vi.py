@@ -121,7 +121,10 @@ class _Globals:
     def _run(self, shared: Any, arrays: Any) -> Any:
         b, f = self.batched, self.batched.factored
         keys = self.visit.program.shared_keys
-        terms = [*b.other_terms, *(from_statistics(s, a) for s, a in zip(self.visit.statistics, arrays, strict=True))]
+        terms: list[Any] = [
+            *b.other_terms,
+            *(from_statistics(s, a) for s, a in zip(self.visit.statistics, arrays, strict=True)),
+        ]
         naturals = [dict(zip(k, n, strict=True)) for k, n in zip(keys, shared, strict=True)]
         moments: dict[Any, Any] = {}
         for i, n in zip(b.shared, naturals, strict=True):

@@ -26,7 +26,8 @@ from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
 from lowerbound.algorithms.factored import Factored
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.axes import Axis, Const, Index, Lookup, contract, gather, index_axes
-from lowerbound.expectations.moments import BoundExpectation, Contraction, Expectation, Moment
+from lowerbound.expectations.moments import BoundExpectation, Contraction, Expectation
+from lowerbound.expectations.structure import Moment
 from lowerbound.families.exponential import ExponentialBlock
 
 
@@ -52,14 +53,14 @@ def row_axes(factored: Factored) -> dict[Axis, str]:
     out = dict(factored.rows)
     for t in (*factored.terms, *factored.bounds):
         for m, index in _moments(t):
-            if len(m.latents) == 1 or m.function is not None:
+            if len(m.latents) == 1:
                 for plate, place in factored.plate_axes.get(m.latents[0], {}).items():
                     if place < len(index) and isinstance(i := index[place], Axis):
                         out.setdefault(i, plate)
     return out
 
 
-def _moments(t: Contraction | BoundExpectation) -> Sequence[tuple[Moment, tuple[Index, ...]]]:
+def _moments(t: Any) -> Sequence[tuple[Moment, tuple[Index, ...]]]:
     return t.moments if isinstance(t, Contraction) else t.indicators
 
 
@@ -109,6 +110,10 @@ class Batched:
         put(self, "local", [i for i, b in enumerate(f.blocks) if any(n in names for n in b.latents)])
         put(self, "shared", [i for i in range(len(f.blocks)) if i not in self.local])
         for i in self.local:
+            if f.blocks[i].latents[0] in f.structure.scaled:
+                raise IncompatibleError(
+                    f"{' and '.join(f.blocks[i].latents)} share a block of q in every row. Use joined=False."
+                )
             mixed = [n for n in f.blocks[i].latents if n not in names]
             if mixed:
                 raise IncompatibleError(
@@ -118,6 +123,7 @@ class Batched:
         put(self, "local_blocks", self._resized(self.size))
         split: tuple[list[Any], list[Any]] = ([], [])
         for t in f.terms:
+            assert isinstance(t, Contraction)
             mine = _axes_of(t) & axes
             if len(mine) > 1:
                 raise IncompatibleError(f"a term of the model couples rows of the plate {self.plate!r} in pairs.")

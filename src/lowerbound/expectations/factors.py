@@ -17,8 +17,8 @@ from numpyro.distributions import constraints
 from numpyro.distributions.distribution import validation_enabled
 
 from lowerbound.expectations.axes import Axis
+from lowerbound.expectations.composed import finite, masked, value_of
 from lowerbound.expectations.interpret import Graph, data_node, latent_node, run
-from lowerbound.expectations.operations import finite, masked, value_of
 from lowerbound.expectations.rules import Bound, LogProb, Parameters, rule_for
 from lowerbound.expectations.values import Latent, NotClosedForm, Value, align, array_of, as_value, latent_value
 from lowerbound.model.base import Model, Site

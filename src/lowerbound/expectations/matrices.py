@@ -7,9 +7,11 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
+from lowerbound.errors import ModelError
 from lowerbound.expectations.axes import Axis, Const
+from lowerbound.expectations.elementary import log
 from lowerbound.expectations.functions import IDENTITY, INDICATOR, INVERSE, LOG_DET, Function
-from lowerbound.expectations.values import NotClosedForm, Term, Value, array_of, as_value, log
+from lowerbound.expectations.values import NotClosedForm, Term, Value, array_of, as_value
 
 _REWRITE = "use the matrix itself, or a multiple of it, as precision_matrix= or covariance_matrix="
 
@@ -19,6 +21,7 @@ def log_det(matrix: Value) -> Value:
     if not matrix.random:
         array = array_of(matrix)
         if isinstance(array, np.ndarray):
+            _check(array)
             return as_value(np.linalg.slogdet(array)[1])
         return as_value(jnp.linalg.slogdet(array)[1])
     term, _, scale = _multiple(matrix, "the determinant")
@@ -42,9 +45,7 @@ def inverse(matrix: Value) -> Value:
     if not matrix.random:
         array = array_of(matrix)
         if isinstance(array, np.ndarray):
-            _, low = np.linalg.slogdet(array)
-            if not np.isfinite(low).all():
-                raise NotClosedForm("the inverse of a singular matrix")
+            _check(array)
             return as_value(np.linalg.inv(array))
         return as_value(jnp.linalg.inv(array))
     term, place, scale = _multiple(matrix, "the inverse")
@@ -62,8 +63,26 @@ def inverse(matrix: Value) -> Value:
     return own
 
 
+def _check(array: np.ndarray) -> None:
+    """Refuse a constant matrix that is singular, or not positive definite.
+
+    Raises:
+        ModelError: says by how much.
+    """
+    values = np.linalg.eigvalsh(array)
+    low, high = values[..., 0], values[..., -1]
+    bad = ~(low > 1e-14 * high)
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0]) if bad.ndim else ()
+        raise ModelError(
+            f"a precision or covariance matrix{f' (number {first})' if first else ''} has eigenvalues from "
+            f"{low[first]:.3g} to {high[first]:.3g}; needed: a positive definite one. Leave out what depends on the "
+            "rest, or add a small multiple of the identity."
+        )
+
+
 def _reciprocal(v: Value) -> Value:
-    from lowerbound.expectations.values import reciprocal
+    from lowerbound.expectations.elementary import reciprocal
 
     return reciprocal(v)
 

@@ -12,15 +12,8 @@ from dataclasses import dataclass, replace
 from lowerbound.algorithms.blocks import blocks_of
 from lowerbound.algorithms.factored import Factored
 from lowerbound.expectations.factors import Joint, RandomFactor, random_factors
-from lowerbound.expectations.moments import (
-    BoundExpectation,
-    Contraction,
-    Moment,
-    Structure,
-    bound_expectation,
-    expectation,
-    structure_of,
-)
+from lowerbound.expectations.moments import BoundExpectation, Contraction, bound_expectation, expectation
+from lowerbound.expectations.structure import Moment, Structure, structure_of
 from lowerbound.expectations.values import NotClosedForm
 from lowerbound.model.base import Model
 

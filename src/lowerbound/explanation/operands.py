@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lowerbound.expectations.axes import Axis
-from lowerbound.expectations.moments import Moment
+from lowerbound.expectations.structure import Moment
 
 #: From an axis to the place at which it first occurs, for comparing products.
 Numbering = Callable[[Axis], Any]

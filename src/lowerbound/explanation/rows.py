@@ -8,12 +8,15 @@ from typing import Any
 
 from lowerbound.algorithms.factored import Factored
 from lowerbound.expectations.functions import INDICATOR, Function, Part
-from lowerbound.expectations.moments import Contraction, Moment, Structure
+from lowerbound.expectations.moments import Contraction
+from lowerbound.expectations.structure import Moment, Structure
 from lowerbound.explanation.derivation import Derivation, DerivedFactor
 from lowerbound.families.exponential import (
     DirichletBlock,
     ExponentialBlock,
     JointGaussianBlock,
+    NormalGammaBlock,
+    NormalWishartBlock,
     TabulatedBlock,
     WishartBlock,
 )
@@ -229,7 +232,8 @@ def said(m: Moment, structure: Structure) -> str:
         if a == b:
             return f"E[{a} {a}']" if dense[a] else f"E[{a}^2]"
         return f"E[{a} {b}']" if dense[a] and dense[b] else f"E[{a} {b}]"
-    return f"E[{function_said(m.function, m.latents[0])}]"
+    rest = "".join(f" {n}" for n in m.latents[1:])  # of a precision and the Gaussian latents that it scales
+    return f"E[{function_said(m.function, m.latents[0])}{rest}]"
 
 
 def function_said(f: Function, x: str) -> str:
@@ -261,6 +265,10 @@ def independent_axes(block: ExponentialBlock, name: str) -> tuple[int, ...]:
     """The axes of a latent along which its elements are independent in q."""
     if isinstance(block, JointGaussianBlock):
         return tuple(block.plates[name])
+    if isinstance(block, NormalGammaBlock) and name != block.name:
+        return tuple(block.gaussian.plates[name])
+    if isinstance(block, NormalWishartBlock):
+        return tuple(range(len(block.shape) - 2))
     n = len(getattr(block, "shape", ()))
     inside = 1 if isinstance(block, DirichletBlock) else 2 if isinstance(block, WishartBlock) else 0
     return tuple(range(n - inside))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lowerbound.expectations.axes import Axis
-from lowerbound.expectations.moments import Moment, Structure
+from lowerbound.expectations.structure import Moment, Structure
 from lowerbound.explanation.operands import Exponential, Known, MomentAt, Operand, Product, Slope
 from lowerbound.explanation.rows import plate_axes
 from lowerbound.model.base import Model
@@ -162,11 +162,15 @@ class Letters:
 
     def _dimensions(self, m: Moment, count: int) -> list[Any]:
         """For each index of a moment, the dimension of a latent; the values of a discrete one come last."""
-        if m.function is None and len(m.latents) == 2:
-            a, b = m.latents
+        pair = m.latents if m.function is None else m.latents[1:]
+        if len(pair) == 2 and pair[0] in self.structure.gaussian and count > len(self._plates(pair[0])):
+            a, b = pair
             g = self.structure.gaussian[a]
             return [*((a, i) for i in g.plates[a]), *((a, i) for i in g.dense[a]), *((b, i) for i in g.dense[b])]
-        return [(m.latents[0], i) for i in range(count)]
+        return [(m.latents[-1], i) for i in range(count)]
+
+    def _plates(self, name: str) -> tuple[int, ...]:
+        return self.structure.gaussian[name].plates[name]
 
     def _letter(self, thing: Any) -> str:
         root = self._root(thing)

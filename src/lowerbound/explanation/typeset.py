@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.functions import INDICATOR, Function, Part
-from lowerbound.expectations.moments import Moment
+from lowerbound.expectations.structure import Moment
 from lowerbound.explanation.operands import Bracket, Exponential, Known, MomentAt, Operand, Place, Product, Slope
 from lowerbound.explanation.symbols import Letters, fraction, index, signed, symbol
 from lowerbound.explanation.written import Equations, WrittenBound, WrittenUpdate
@@ -281,12 +281,35 @@ class _Printer:
             return symbol(i.name, at)
         return symbol(f"g^{{({i.name})}}", at, plain=True)
 
+    def _scaled(self, m: Moment, at: Sequence[str] | None) -> str:
+        """Of a precision and the Gaussian latents that it scales: u x, u x y, L x, x' L x."""
+        structure = self.e.derivation.structure
+        scale, *names = m.latents
+        if structure.latents[scale].support == "matrix":
+            indices = [a for a in at or () if a]
+            plates = indices[: len(structure.latents[scale].shape) - 2]
+            free = indices[len(plates) :]
+            whole, x = symbol(scale, plates), symbol(names[0], plates)
+            if len(names) == 2:
+                return rf"{x}^\top {whole} {x}"
+            return rf"({whole} {x})_{{{free[0]}}}" if free else f"{whole} {x}"
+        inner = Moment(tuple(names))
+        plates = structure.gaussian[names[0]].plates[names[0]]
+        along = None if at is None else [at[i] for i in plates if i < len(at)] if len(names) == 1 else at[: len(plates)]
+        shape = structure.latents[scale].shape
+        own = self._statistic(Moment((scale,), m.function), along if shape else [])
+        return f"{own} {self._statistic(inner, at)}"
+
     def _statistic(self, m: Moment, at: Sequence[str] | None) -> str:
         """What a moment is the expectation of, at an index; without one, its name."""
+        name = m.latents[0]
         if m.function is None and len(m.latents) == 1:
-            return symbol(m.latents[0], [a for a in at or () if a])
+            return symbol(name, [a for a in at or () if a])
+        if m.function is not None and len(m.latents) > 1:
+            return self._scaled(m, at)
         if m.function is None:
-            a, b = m.latents
+            names = list(m.latents)
+            a, b = names[0], names[-1]
             g = self.e.derivation.structure.gaussian[a]
             if at is None:
                 return f"{symbol(a)} {symbol(b)}"
@@ -297,11 +320,11 @@ class _Printer:
             left = symbol(a, [one[i] for i in sorted(one) if one[i]])
             right = symbol(b, [two[i] for i in sorted(two) if two[i]])
             return f"{_power(left)}^2" if left == right else rf"{left} {right}"
-        x = symbol(m.latents[0], [a for a in at or () if a])
+        x = symbol(name, [a for a in at or () if a])
         if m.function == INDICATOR:
             if at is None:
                 return x
-            return rf"[{symbol(m.latents[0], [a for a in at[:-1] if a])} = {at[-1]}]"
+            return rf"[{symbol(name, [a for a in at[:-1] if a])} = {at[-1]}]"
         return _function(m.function, x)
 
     def notes(self) -> list[str]:

@@ -23,7 +23,8 @@ import numpy as np
 from lowerbound.algorithms.factored import Factored
 from lowerbound.expectations.axes import Axis, Index, Lookup
 from lowerbound.expectations.functions import IDENTITY, INVERSE
-from lowerbound.expectations.moments import BoundExpectation, Contraction, Expectation, Moment, Structure
+from lowerbound.expectations.moments import BoundExpectation, Contraction, Expectation
+from lowerbound.expectations.structure import Moment, Structure
 from lowerbound.explanation.constants import Arrays
 from lowerbound.explanation.derivation import Derivation
 from lowerbound.explanation.operands import (
@@ -185,6 +186,12 @@ def symmetric(m: Moment, structure: Structure) -> int:
     """How many indices each half of a symmetric moment has; 0 where it is none."""
     if m.function is None:
         return len(structure.gaussian[m.latents[0]].dense[m.latents[0]]) if m.latents[:1] == m.latents[1:] else 0
+    if len(m.latents) == 3:  # u x x'
+        matrix = structure.latents[m.latents[0]].support == "matrix"
+        same = m.latents[1] == m.latents[2] and not matrix
+        return len(structure.gaussian[m.latents[1]].dense[m.latents[1]]) if same else 0
+    if len(m.latents) == 2:
+        return 0
     matrix = structure.latents[m.latents[0]].support == "matrix"
     return 1 if matrix and m.function in (IDENTITY, INVERSE) else 0
 

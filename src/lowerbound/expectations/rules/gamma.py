@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpyro.distributions as dist
 
-from lowerbound.expectations.operations import value_of
+from lowerbound.expectations.composed import value_of
+from lowerbound.expectations.elementary import lgamma, log, reciprocal
 from lowerbound.expectations.rules.base import LogProb, Parameters, rule
-from lowerbound.expectations.values import Value, lgamma, log, reciprocal
+from lowerbound.expectations.values import Value
 
 
 def gamma_log_prob(x: Value, a: Value, b: Value) -> Value:

@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lowerbound.expectations.operations import Composed, value_of
+from lowerbound.expectations.composed import Composed, value_of
+from lowerbound.expectations.elementary import power
 from lowerbound.expectations.rules.base import Bound, LogProb, Parameters
-from lowerbound.expectations.values import NotClosedForm, Value, power
+from lowerbound.expectations.values import NotClosedForm, Value
 
 #: Where a function is compared with the logistic and the normal distribution function.
 _PROBE = np.array([-7.3, -3.1, -1.7, -0.83, -0.21, 0.13, 0.47, 1.3, 2.9, 6.1])

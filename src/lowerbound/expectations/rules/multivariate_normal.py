@@ -13,8 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
+from lowerbound.expectations.composed import value_of
 from lowerbound.expectations.matrices import inverse, log_det
-from lowerbound.expectations.operations import value_of
 from lowerbound.expectations.rules.base import LogProb, Parameters, rule
 from lowerbound.expectations.values import Value
 

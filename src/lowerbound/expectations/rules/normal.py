@@ -12,9 +12,10 @@ import math
 
 import numpyro.distributions as dist
 
-from lowerbound.expectations.operations import value_of
+from lowerbound.expectations.composed import value_of
+from lowerbound.expectations.elementary import log, power
 from lowerbound.expectations.rules.base import LogProb, Parameters, rule
-from lowerbound.expectations.values import Value, log, power
+from lowerbound.expectations.values import Value
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 

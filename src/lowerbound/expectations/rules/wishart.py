@@ -13,10 +13,11 @@ from typing import Any
 
 import numpyro.distributions as dist
 
+from lowerbound.expectations.composed import value_of
+from lowerbound.expectations.elementary import lgamma
 from lowerbound.expectations.matrices import inverse, log_det
-from lowerbound.expectations.operations import value_of
 from lowerbound.expectations.rules.base import LogProb, Parameters, rule
-from lowerbound.expectations.values import Value, lgamma
+from lowerbound.expectations.values import Value
 
 
 def _given(d: Any) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from lowerbound.families.exponential.categorical import CategoricalBlock
 from lowerbound.families.exponential.dirichlet import DirichletBlock
 from lowerbound.families.exponential.gaussian import JointGaussianBlock
 from lowerbound.families.exponential.log_normal import LogNormalBlock
+from lowerbound.families.exponential.normal_gamma import NormalGammaBlock
+from lowerbound.families.exponential.normal_wishart import NormalWishartBlock
 from lowerbound.families.exponential.power_gamma import PowerGammaBlock
 from lowerbound.families.exponential.tabulated import TabulatedBlock
 from lowerbound.families.exponential.wishart import WishartBlock
@@ -17,6 +19,8 @@ __all__ = [
     "ExponentialBlock",
     "JointGaussianBlock",
     "LogNormalBlock",
+    "NormalGammaBlock",
+    "NormalWishartBlock",
     "PowerGammaBlock",
     "TabulatedBlock",
     "WishartBlock",

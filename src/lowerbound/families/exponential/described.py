@@ -13,6 +13,8 @@ from lowerbound.families.exponential.categorical import CategoricalBlock
 from lowerbound.families.exponential.dirichlet import DirichletBlock
 from lowerbound.families.exponential.gaussian import JointGaussianBlock
 from lowerbound.families.exponential.log_normal import LogNormalBlock
+from lowerbound.families.exponential.normal_gamma import NormalGammaBlock
+from lowerbound.families.exponential.normal_wishart import NormalWishartBlock
 from lowerbound.families.exponential.power_gamma import PowerGammaBlock
 from lowerbound.families.exponential.tabulated import TabulatedBlock
 from lowerbound.families.exponential.wishart import WishartBlock
@@ -37,6 +39,9 @@ def describe(block: ExponentialBlock) -> dict[str, Any]:
             "dense": [list(block.dense[n]) for n in names],
             "second": [list(pair) for pair in block.second],
         }
+    if isinstance(block, NormalGammaBlock):
+        inner = {"name": block.name, "power": block.power, "shape": list(block.shape)}
+        return out | inner | {"gaussian": describe(block.gaussian)}
     out["shape"] = list(block.shape)  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(block, PowerGammaBlock):
         out["power"] = block.power
@@ -63,6 +68,15 @@ def rebuild(d: dict[str, Any]) -> ExponentialBlock:
             {p: len(names) + i for i, p in enumerate(pairs)},  # pyright: ignore[reportArgumentType]
         )
     name, shape = names[0], tuple(d["shape"])
+    if kind == "normal_gamma":
+        inner = rebuild(d["gaussian"])
+        assert isinstance(inner, JointGaussianBlock)
+        first = {n: 2 + k for n, k in inner.first.items()}  # pyright: ignore[reportOperatorIssue]
+        second = {p: 2 + k for p, k in inner.second.items()}  # pyright: ignore[reportOperatorIssue]
+        inner = JointGaussianBlock(inner.shapes, inner.plates, inner.dense, first, second)
+        return NormalGammaBlock(inner, name, shape, d["power"], 0, 1)
+    if kind == "normal_wishart":
+        return NormalWishartBlock(name, names[1], shape, 0, 1, 2, 3)
     if kind == "power_gamma":
         return PowerGammaBlock(name, shape, d["power"], 0, 1)
     if kind == "log_normal":
@@ -87,6 +101,8 @@ def _function(f: Function) -> list[list[Any]]:
 
 _KINDS: dict[str, type] = {
     "gaussian": JointGaussianBlock,
+    "normal_gamma": NormalGammaBlock,
+    "normal_wishart": NormalWishartBlock,
     "power_gamma": PowerGammaBlock,
     "log_normal": LogNormalBlock,
     "beta": BetaBlock,
