@@ -334,7 +334,12 @@ def seeded(sweeper: Sweeper, x: list[list[Any]], rng: np.random.Generator, *, sp
         total = surprise.sum()
         if np.isfinite(total) and total > 0:
             rows[j + 1] = rng.choice(n, p=surprise / total)
-    return x
+    # All elements, each wholly to the component that explains it best, as in k-means: where a scale that all have in
+    # common is still wide, one of them would else take all elements before the others have any.
+    x = list(x)
+    own = np.asarray(sweeper(x)[1][0])
+    x[i] = [np.where(np.arange(k) == own.argmax(1)[:, None], 0.0, _SURE)]
+    return sweeper(x, keep=True)[0]
 
 
 def _check_proper(factored: Factored, proper: Any, elbo: float) -> None:

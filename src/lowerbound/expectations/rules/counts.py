@@ -22,9 +22,10 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from lowerbound.expectations.composed import value_of
-from lowerbound.expectations.elementary import lgamma, log, reciprocal
+from lowerbound.expectations.elementary import apply, lgamma, log, reciprocal
 from lowerbound.expectations.rules.base import Bound, LogProb, Parameters, rule
 from lowerbound.expectations.rules.logistic import log_odds, logistic_bound
+from lowerbound.expectations.tables import as_table
 from lowerbound.expectations.values import NotClosedForm, Value
 
 
@@ -40,6 +41,9 @@ def trials_log_prob(p: Parameters, hits: Value, misses: Value) -> LogProb:
     if found is not None:
         return logistic_bound(found, hits, misses)
     probs = p.probs
+    if as_table(misses) is not None:
+        # 1 - z as sum_k 1[z = k] (1 - k): so that an element without weight counts nothing (where a fit starts).
+        misses = apply(misses, "misses", lambda f: None, lambda a: a)
     return LogProb(hits * log(probs) + misses * log(1.0 - probs))
 
 
