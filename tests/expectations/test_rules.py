@@ -58,6 +58,9 @@ OBSERVED = {
     "Exponential(exp r)": ("r", lambda r: (dist.Exponential(jnp.exp(0.5 * r)), 0.9)),
     "Beta(g, 1)": ("g", lambda g: (dist.Beta(g, 1.0), 0.3)),
     "Poisson(g)": ("g", lambda g: (dist.Poisson(2 * g), 3)),
+    "GammaPoisson(3, g)": ("g", lambda g: (dist.GammaPoisson(3.0, 2 * g), 4)),
+    "NegativeBinomial(exp r)": ("r", lambda r: (dist.NegativeBinomial2(jnp.exp(0.5 * r + 0.2), 2.0), 3)),
+    "NegativeBinomial(logits)": ("r", lambda r: (dist.NegativeBinomialLogits(3.0, 0.7 * r), 2)),
     "Poisson(exp r)": ("r", lambda r: (dist.Poisson(jnp.exp(0.5 * r + 0.2)), 3)),
     "Bernoulli(v)": ("v", lambda v: (dist.Bernoulli(v), 1)),
     "Bernoulli(v), a miss": ("v", lambda v: (dist.Bernoulli(v), 0)),
@@ -84,7 +87,8 @@ OBSERVED = {
 #: links of one number that are taken apart before they are recognised.
 OPEN = {"Beta(g, 1)", "Uniform(0, r)", "Bernoulli(1 / (1 + exp(-r)))", "Bernoulli(ndtr r)", "Binomial(ndtr r)"}
 #: Those with a bound.
-BOUNDED = {n for n in OBSERVED if n.startswith(("StudentT", "Cauchy", "Laplace", "HalfCauchy"))}
+BOUNDED = {
+    *("GammaPoisson(3, g)", "NegativeBinomial(exp r)"),n for n in OBSERVED if n.startswith(("StudentT", "Cauchy", "Laplace", "HalfCauchy"))}
 BOUNDED |= {n for n in OBSERVED if "logits" in n or "expit" in n or "exp(-r)" in n or "ndtr" in n}
 BOUNDED |= {"HalfCauchy", "StudentT", "Cauchy", "Laplace"}
 
