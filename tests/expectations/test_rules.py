@@ -87,10 +87,9 @@ OBSERVED = {
 #: links of one number that are taken apart before they are recognised.
 OPEN = {"Beta(g, 1)", "Uniform(0, r)", "Bernoulli(1 / (1 + exp(-r)))", "Bernoulli(ndtr r)", "Binomial(ndtr r)"}
 #: Those with a bound.
-BOUNDED = {
-    *("GammaPoisson(3, g)", "NegativeBinomial(exp r)"),n for n in OBSERVED if n.startswith(("StudentT", "Cauchy", "Laplace", "HalfCauchy"))}
+BOUNDED = {n for n in OBSERVED if n.startswith(("StudentT", "Cauchy", "Laplace", "HalfCauchy"))}
 BOUNDED |= {n for n in OBSERVED if "logits" in n or "expit" in n or "exp(-r)" in n or "ndtr" in n}
-BOUNDED |= {"HalfCauchy", "StudentT", "Cauchy", "Laplace"}
+BOUNDED |= {"HalfCauchy", "StudentT", "Cauchy", "Laplace", "GammaPoisson(3, g)", "NegativeBinomial(exp r)"}
 
 
 def scalars():
