@@ -110,7 +110,7 @@ class Posterior:
     @property
     def sites(self) -> tuple[str, ...]:
         """Names of the latent sites, the discrete ones last."""
-        return (*self._sites.sites, *(self.q.discrete if isinstance(self.q, FactoredBlock) else ()))
+        return (*self._sites.sites, *(self.q.discrete if isinstance(self.q, FactoredBlock) else self._sites.summed))
 
     @property
     def corrected(self) -> bool:
@@ -121,7 +121,9 @@ class Posterior:
         """Draws by site name, ``[n, *shape]``, with deterministics.
 
         Where :attr:`source` is ``"q"`` they are independent draws of q; else they are resampled from
-        the repaired draws (systematic resampling, in random order). Discrete latents are drawn from their own q.
+        the repaired draws (systematic resampling, in random order). Discrete latents are drawn from their
+        own q, or, where the others' draws are not q's, given those (their own q again, if the posterior is from a file,
+        which has no model).
 
         Args:
             n: Number of draws.
@@ -131,7 +133,10 @@ class Posterior:
             raise DataError(f"sample needs a positive number of draws, got {n!r}.")
         x = self.sample_unconstrained(int(n), seed=seed)
         out = self._sites.constrain(x) if self._sites.dimension else {}
-        if isinstance(self.q, FactoredBlock) and self.q.discrete:
+        # Given the draws of the others where those are not q's own: a corrected draw has its own labels.
+        if self._sites.summed and (self.corrected or not isinstance(self.q, FactoredBlock)):
+            out |= self._sites.draw_discrete(x, [seed, 0x5A4E])
+        elif isinstance(self.q, FactoredBlock) and self.q.discrete:
             out |= self.q.sample_discrete(np.random.default_rng([seed, 0x5A4E]), int(n))
         return out
 

@@ -112,6 +112,29 @@ class SiteMap:
         with float64():
             return {n: np.asarray(a) for n, a in jax.jit(mean)(np.asarray(x)).items()}
 
+    @property
+    def summed(self) -> tuple[str, ...]:
+        """Names of the discrete latents that were summed out, where the model is at hand."""
+        return () if self._model is None or self._model.responsibilities is None else tuple(self._model.summed)
+
+    def draw_discrete(self, x: np.ndarray, seed: Sequence[int]) -> dict[str, np.ndarray]:
+        """Draws of p(z | x, latents), one for each row of ``x [n, p]``."""
+        model = self.model
+        held = model.responsibilities
+        assert held is not None
+
+        def draw(row: tuple[Any, Any]) -> dict[str, Any]:
+            u, key = row
+            found = held(model.constrain(u, model.arguments))
+            keys = jax.random.split(key, len(found))
+            return {n: jax.random.categorical(k, jnp.log(a)) for k, (n, a) in zip(keys, found.items(), strict=True)}
+
+        with float64():
+            key = jax.random.PRNGKey(int(np.random.default_rng(seed).integers(2**31)))
+            rows = np.asarray(x), jax.random.split(key, len(x))
+            found = jax.jit(lambda r: jax.lax.map(draw, r))(rows)
+        return {n: model.summed[n].values[np.asarray(a)] for n, a in found.items()}
+
     # -- compiled here, or taken from a file -------------------------------------------------------
 
     def _lifted(self, what: str) -> tuple[Any, Any]:

@@ -75,6 +75,21 @@ def test_the_elbo_of_a_mixture_is_below_its_evidence_by_enumeration():
     assert (posterior.probabilities("z").argmax(1) == (y > 0)).all()
 
 
+@pytest.mark.parametrize("options", [{"algorithm": "coordinate_ascent"}, {"algorithm": None, "family": "dense"}])
+def test_drawn_labels_go_with_the_draws_of_their_components(options):
+    """A dense family has both labellings in its draws; each draw's labels must be those of its own."""
+    y = np.concatenate([np.full(12, -3.0), np.full(8, 3.0)]) + np.linspace(-0.5, 0.5, 20)
+    posterior = fitted(small_mixture, {"y": y}, **options)
+    draws = posterior.sample(300)
+    assert draws["z"].shape == (300, 20) and set(np.unique(draws["z"])) <= {0, 1}
+    own = np.take_along_axis(draws["mu"], draws["z"], axis=1)
+    assert np.abs(own - y).mean() < 1.0
+    assert "z" in posterior.sites
+    probabilities = posterior.probabilities("z")
+    assert np.allclose(probabilities.sum(-1), 1)
+    assert np.abs(probabilities[:, 1] - draws["z"].mean(0)).max() < 0.15
+
+
 def faithful() -> np.ndarray:
     """Eruptions of Old Faithful: minutes, and minutes until the next."""
     path = Path(__file__).parents[2] / "benchmarks/closed_forms/data/faithful.csv"

@@ -143,5 +143,11 @@ def marginal(model: Model, factored: Factored) -> Model:
         return {n: jax.nn.softmax(a, axis=-1) for n, a in logits.items()}
 
     return dataclasses.replace(
-        model, evaluate=evaluate, discrete={}, movable=list, reparameterize=None, responsibilities=responsibilities
+        model,
+        evaluate=evaluate,
+        discrete={},
+        movable=list,
+        reparameterize=None,
+        responsibilities=responsibilities,
+        summed=model.discrete,
     )

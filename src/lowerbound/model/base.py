@@ -123,6 +123,7 @@ class Model:
         discrete: Discrete latent sites by name. ``sites`` has the continuous ones alone.
         responsibilities: Where discrete latents have been summed out: ``responsibilities(latents)`` gives
             p(z = k | x, latents) of each ``[*shape, k]``.
+        summed: The discrete latents that have been summed out, by name.
         plate_sizes: Of every plate, by name.
         plate_axes: Of every latent, which axis of its value runs along which plate.
     """
@@ -139,6 +140,7 @@ class Model:
     distributions: Callable[[Mapping[str, Any], Sequence[Any]], list[Factor]] | None = field(default=None, repr=False)
     discrete: Mapping[str, DiscreteSite] = field(default_factory=dict)
     responsibilities: Callable[[Mapping[str, Any]], dict[str, Any]] | None = field(default=None, repr=False)
+    summed: Mapping[str, DiscreteSite] = field(default_factory=dict)
     plate_sizes: Mapping[str, int] = field(default_factory=dict)
     plate_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
