@@ -185,10 +185,11 @@ def fit_closed_form(
         factored: The model's exact ELBO, where it is known already.
     """
     began = time.perf_counter()
+    late: Callable[[], bool] = lambda: deadline is not None and time.monotonic() > deadline  # noqa: E731
     if factored is None:
         draws = algorithm.num_draws if isinstance(algorithm, ConjugateComputationVI) else None
         factored = factored_of(model, joined=algorithm.joined, num_draws=draws, seed=seed)
-    state: Any = algorithm.init(seed, factored, None)
+    state: Any = algorithm.init(seed, dataclasses.replace(factored, late=late), None)
     compiled = time.perf_counter()
     status = Status.CONVERGED
     try:
@@ -198,7 +199,7 @@ def fit_closed_form(
             if info.status is not None:
                 status = info.status
                 break
-            if deadline is not None and time.monotonic() > deadline:
+            if late():
                 status = Status.OUT_OF_TIME
                 break
     except KeyboardInterrupt:
@@ -221,7 +222,7 @@ def fit_closed_form(
     if assessment is None and not model.dimension and len(factored.blocks) == 1 and summable(factored):
         assessment = itself(status, algorithm.rule(), float(state.elbo))
     if assessment is None:
-        assessment = unchecked(q, status, algorithm.rule(), _left_out(model))
+        assessment = unchecked(q, status, algorithm.rule(), _left_out(model, status))
     verdict = assessment.verdict
     if exact is not None:
         verdict = dataclasses.replace(verdict, elbo=exact)
@@ -243,7 +244,9 @@ def _checkable(model: Model, factored: Factored, status: Status) -> bool:
     return small and summable(factored) and status not in (Status.INTERRUPTED, Status.OUT_OF_TIME)
 
 
-def _left_out(model: Model) -> str:
+def _left_out(model: Model, status: Status) -> str:
+    if status in (Status.INTERRUPTED, Status.OUT_OF_TIME):
+        return "somebody is waiting for the answer"
     if not model.dimension:
         return "every latent is discrete, and chains need a gradient"
     return f"{model.dimension:,} dimensions and the discrete latents are too many to weigh draws of q"

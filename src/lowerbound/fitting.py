@@ -119,6 +119,8 @@ def fit(
     if isinstance(chosen, CLOSED):
         if max_steps is not None:
             chosen = dataclasses.replace(chosen, max_steps=int(max_steps))
+        if init is not None and not isinstance(init, Mapping):
+            raise DataError(f"init is {init!r}; needed: a dictionary from names of latents to values.")
         chosen = chosen.started_from(init)
         try:
             posterior = _closed_form(bound, chosen, seed, num_draws, start, deadline, progress, callback)

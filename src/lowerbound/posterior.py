@@ -195,13 +195,14 @@ class Posterior:
     def probabilities(self, site: str) -> np.ndarray:
         """P(z = k) of a discrete latent, ``[*shape, k]``, in the order of its values.
 
-        Of a q that has it as a block, q(z = k); where it was summed out, the mean of p(z = k | x, latents) over
-        reported draws of the others.
+        Where reported draws are q's and q has it as a block, q(z = k); else the mean of p(z = k | x, latents) over
+        reported draws of the others, as ``sample`` has it.
 
         Raises:
             UnknownNameError: it is no discrete latent of the model.
         """
-        blocks = self.q.discrete if isinstance(self.q, FactoredBlock) else self._responsibilities()
+        own = self.q.discrete if isinstance(self.q, FactoredBlock) else {}
+        blocks = own if own and not self.corrected else {**own, **self._responsibilities()}
         if site not in blocks:
             raise unknown_name("discrete latent", site, blocks)
         return blocks[site]

@@ -62,6 +62,8 @@ def save(posterior: Posterior, path: Any) -> None:
         "trace_seconds": p.trace.seconds,
     }
     arrays |= {f"q.{k}": a for k, a in p.q.arrays().items()}
+    # Of latents that were summed out, since a file does not hold the model.
+    arrays |= {f"probabilities.{k}": a for k, a in p._responsibilities().items()}
     observed = _small(p.observed)
     arrays |= {f"observed.{k}": a for k, a in observed.items()}
     meta = {
@@ -202,7 +204,7 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
     q = _restore(meta["q"], {k[2:]: a for k, a in arrays.items() if k.startswith("q.")})
     trace = Trace(tuple(meta["trace_phase"]), arrays["trace_elbo"], arrays["trace_elbo_se"], arrays["trace_seconds"])
     model_name, family_name, algorithm_name = meta["names"]
-    return Posterior(
+    posterior = Posterior(
         q,
         Status[meta["status"]],
         verdict,
@@ -227,6 +229,9 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         arrays["pool"],
         arrays["pool_weights"],
     )
+    start = "probabilities."
+    posterior._cache["responsibilities"] = {k[len(start) :]: a for k, a in arrays.items() if k.startswith(start)}
+    return posterior
 
 
 class _Named(constraints.Constraint):

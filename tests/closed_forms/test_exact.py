@@ -7,8 +7,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
-from scipy.special import gammaln
+from scipy.special import betaln, gammaln
 from scipy.stats import multivariate_normal
 from sklearn import datasets
 
@@ -88,6 +90,46 @@ def test_drawn_labels_go_with_the_draws_of_their_components(options):
     probabilities = posterior.probabilities("z")
     assert np.allclose(probabilities.sum(-1), 1)
     assert np.abs(probabilities[:, 1] - draws["z"].mean(0)).max() < 0.15
+
+
+def coin_weights(y):
+    w = numpyro.sample("w", dist.Beta(0.5, 0.5))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(w))
+        numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+def test_probabilities_are_of_the_corrected_posterior(tmp_path):
+    """Mean field is far off here, and corrected; by enumeration P(z = 1) is .577, .652, .731."""
+    y = np.array([0.2, 0.8, 1.5])
+    joint = {}
+    for z in itertools.product((0, 1), repeat=3):
+        ones = sum(z)
+        joint[z] = np.exp(betaln(0.5 + ones, 3.5 - ones) - 0.5 * ((y - np.array(z)) ** 2).sum())
+    truth = np.array([sum(p for z, p in joint.items() if z[i]) for i in range(3)]) / sum(joint.values())
+    posterior = fitted(coin_weights, {"y": y}, num_draws=None)
+    assert posterior.corrected
+    assert np.abs(posterior.probabilities("z")[:, 1] - truth).max() < 0.06
+    assert np.abs(posterior.sample(4000)["z"].mean(0) - truth).max() < 0.06
+    posterior.save(tmp_path / "p.lb")
+    assert (lb.load(tmp_path / "p.lb").probabilities("z") == posterior.probabilities("z")).all()
+
+
+def zero_inflated(y):
+    p = numpyro.sample("p", dist.Beta(1.0, 1.0))
+    rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(p))
+        numpyro.sample("y", dist.Poisson(rate * z), obs=y)
+
+
+def test_a_rate_that_may_be_zero():
+    """Counts above zero can only come from z = 1; log p(0 | rate 0) = 0 is no NaN."""
+    y = np.array([0, 0, 3, 4, 0, 2])
+    posterior = fitted(zero_inflated, {"y": y}, num_draws=None)
+    z = posterior.probabilities("z")[:, 1]
+    assert np.allclose(z[y > 0], 1.0) and (z[y == 0] < 0.5).all()
+    assert np.isfinite(posterior.elbo.value) and posterior.elbo.value < posterior.log_evidence.value + 0.05
 
 
 def faithful() -> np.ndarray:

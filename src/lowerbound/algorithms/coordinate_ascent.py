@@ -122,19 +122,27 @@ class CoordinateAscent(Algorithm):
         count = self.num_starts
         if count is None:
             count = 1 if given else starts_of(factored)
+        runs: list[tuple[float, list[list[Any]]]] = []
+        first: list[float] = []
+        status = None
         with float64():
-            runs: list[tuple[float, list[list[Any]]]] = []
-            for i in range(count):
-                x, keep = self._start(sweeper, rng, i, given)
-                runs.append((-np.inf, _followed(sweeper, x, 1)[1] if keep else x))
-            first: list[float] = []
-            # Successive halving: a start that is behind early may be ahead later, so the better half goes on.
-            length = _RACE
-            while len(runs) > 1:
-                runs = sorted((_followed(sweeper, x, length) for _, x in runs), key=lambda r: -_or_worst(r[0]))
-                first = first or [e for e, _ in runs]
-                runs, length = runs[: (len(runs) + 1) // 2], 2 * length
-        return State(sweeper, rng, runs[0][1], starts=first)
+            try:
+                for i in range(count):
+                    x, keep = self._start(sweeper, rng, i, given)
+                    runs.append((-np.inf, _followed(sweeper, x, 1)[1] if keep else x))
+                    if factored.late():
+                        break
+                # Successive halving: a start that is behind early may be ahead later, so the better half goes on.
+                length = _RACE
+                while len(runs) > 1 and not factored.late():
+                    runs = sorted((_followed(sweeper, x, length) for _, x in runs), key=lambda r: -_or_worst(r[0]))
+                    first = first or [e for e, _ in runs]
+                    runs, length = runs[: (len(runs) + 1) // 2], 2 * length
+            except KeyboardInterrupt:
+                if not runs:
+                    raise
+                status = Status.INTERRUPTED
+        return State(sweeper, rng, runs[0][1], starts=first, status=status)
 
     def _start(
         self, sweeper: Sweeper, rng: np.random.Generator, s: int, given: Mapping[str, Any]
@@ -160,8 +168,10 @@ class CoordinateAscent(Algorithm):
         """Some sweeps, with an extrapolation after every two of them."""
         with float64():
             for _ in range(_BATCH):
+                ended = state.status  # an interruption among the starts: one sweep more, for an answer
                 self._one(state)
-                if state.status is not None:
+                state.status = ended or state.status
+                if state.status is not None or state.sweeper.factored.late():
                     break
         return state, Info("coordinate ascent", state.step, state.elbo, 0.0, status=state.status)
 
@@ -241,6 +251,8 @@ def _followed(sweeper: Sweeper, x: list[list[Any]], sweeps: int) -> tuple[float,
     for _ in range(sweeps):
         x, _, elbo, proper = sweeper(x, keep=sweeps == 1)
         _check_proper(sweeper.factored, proper, elbo)
+        if sweeper.factored.late():
+            break
     return elbo, x
 
 
@@ -269,6 +281,8 @@ def about_value(factored: Factored, i: int, name: str, value: Any, natural: Any)
     block = factored.blocks[i]
     latent = factored.structure.latents[name]
     array = np.asarray(value)
+    if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        raise DataError(f"init[{name!r}] is {value!r}; needed: finite numbers of shape {latent.shape}.")
     if isinstance(block, CategoricalBlock):
         k = len(block.values)
         if array.shape == (*latent.shape, k) and array.dtype.kind == "f":

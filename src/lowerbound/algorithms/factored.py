@@ -8,7 +8,7 @@ parameters d/dm_b sum_f E_q[log p_f], m_b its moments: by automatic differentiat
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,7 @@ class Factored:
         bounds: Its bounds.
         rows: Which of their axes run along which plate.
         plate_axes: Of every latent, which axis of it runs along which plate.
+        late: Whether nothing more should be begun that can be left.
     """
 
     structure: Structure
@@ -58,6 +59,7 @@ class Factored:
     bounds: list[BoundExpectation]
     rows: Mapping[Axis, str] = field(default_factory=dict)
     plate_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    late: Callable[[], bool] = field(default=lambda: False)
 
     @staticmethod
     def of(joint: Joint, *, joined: bool = True, sample: Sampling | None = None) -> Factored:

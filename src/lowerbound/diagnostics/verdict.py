@@ -374,7 +374,8 @@ def judge_unweighed(status: Status, rule: str, why: str) -> Verdict:
     """NOT_TRUSTED: the ELBO is exact, but how far below the evidence it is has not been asked."""
     return Verdict(
         VerdictStatus.NOT_TRUSTED,
-        f"q maximises the exact ELBO, but it was not compared with the posterior: {why}.",
+        f"q {'maximises the exact ELBO' if status.converged else 'is where the fit stopped'}, and was not compared "
+        f"with the posterior: {why}.",
         (status.sentence + (f" ({rule})" if status is Status.CONVERGED and rule else ""),),
         (),
         "Means and predictions of a product of independent blocks are usually good, its sds too small where latents "

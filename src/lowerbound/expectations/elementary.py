@@ -118,7 +118,7 @@ def log(v: Any) -> Value:
     if not v.random:
         return apply(v, "log", lambda f: f, xp.log)
     if as_table(v) is not None:
-        return apply(v, "log", lambda f: None, xp.log)
+        return apply(v, "log", lambda f: None, _gated_log)
     if (complement := _complement(v)) is not None:
         return complement
     if len(v.terms) != 1:
@@ -131,7 +131,8 @@ def log(v: Any) -> Value:
     out: list[Term] = []
     frame = Term((), indicators, frozenset(k))
     for c in term.constants:
-        out.append(simplified(replace(frame, constants=(Const(xp.log(c.array), c.axes),))))
+        logged = _gated_log(c.array) if indicators else xp.log(c.array)
+        out.append(simplified(replace(frame, constants=(Const(logged, c.axes),))))
     for a in term.atoms:
         if a.function is INDICATOR:
             continue
@@ -148,6 +149,17 @@ def log(v: Any) -> Value:
     return Value(v.axes, merged(out))
 
 
+def _gated_log(a: Any) -> Any:
+    """log a, where a zero is the value at one k of a discrete latent: so low that k has no weight, and finite, so that
+    zero times it is zero."""
+    if library(a) is not np:
+        return jax.numpy.log(a)
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log(a), _IMPOSSIBLE)
+
+
+#: The logarithm of a probability of zero.
+_IMPOSSIBLE = -1e300
 _MIXTURE = (
     "if it is the log of a mixture, write the component as a discrete latent: "
     "z = numpyro.sample('z', dist.Categorical(weights))"

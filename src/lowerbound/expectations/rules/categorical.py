@@ -42,10 +42,12 @@ def log_probabilities(p: Parameters) -> Value:
 
 def _normalised(v: Value, *, of_logs: bool = False) -> bool:
     """Whether the last axis runs along the whole of one simplex latent."""
-    if len(v.terms) != 1 or v.axes[-1] is None:
+    if len(v.terms) != 1:
         return False
     (t,) = v.terms
     own = [a for a in t.atoms if a.latent.support == "simplex"]
+    if v.axes[-1] is None:  # of one value alone
+        return len(own) == 1 and own[0].latent.shape[-1] == 1 and not t.constants
     fine = len(own) == 1 and own[0].index[-1] is v.axes[-1] and not t.constants and t.exponent is None
     if not fine or own[0].latent.shape[-1] != v.axes[-1].size:
         return False
