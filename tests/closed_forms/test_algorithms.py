@@ -19,6 +19,8 @@ from tests.closed_forms.models import conjugate, open_scale, several
 
 SEVERAL = several()
 ROWS = ("mixture", "small_mixture", "factors")
+#: One whose starts reach the best optimum of each of these by all algorithms; several exist.
+SEED = 1
 
 
 @cache
@@ -79,16 +81,16 @@ def test_extrapolation_changes_the_road_and_not_the_end(name):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_memoized_batches_come_to_the_same_optimum(name):
-    whole, _ = climbed(name, algorithms.CoordinateAscent())
-    batches, _ = climbed(name, algorithms.MemoizedVI(batch_size=17))
+    whole, _ = climbed(name, algorithms.CoordinateAscent(), SEED)
+    batches, _ = climbed(name, algorithms.MemoizedVI(batch_size=17), SEED)
     assert (np.diff(batches[:-1]) >= -1e-9 * abs(whole[-1])).all()
     assert batches[-1] == pytest.approx(whole[-1], abs=0.1)
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_stochastic_steps_come_near_the_same_optimum(name):
-    whole, _ = climbed(name, algorithms.CoordinateAscent())
-    noisy, _ = climbed(name, algorithms.StochasticVI(batch_size=16, max_steps=60, tolerance=1e-6))
+    whole, _ = climbed(name, algorithms.CoordinateAscent(), SEED)
+    noisy, _ = climbed(name, algorithms.StochasticVI(batch_size=16, max_steps=60, tolerance=1e-6), SEED)
     assert noisy[-1] <= whole[-1] + 0.05
     assert noisy[-1] > whole[-1] - 0.02 * abs(whole[-1])
 
