@@ -254,15 +254,11 @@ class MemoizedVI(Algorithm):
         self._globals(state)
 
     def _globals(self, state: State) -> float:
-        """The globals at their optima; the exact ELBO, where every batch has been visited."""
-        seen = [k for k in state.kept if k is not None]
-        # Batches not yet visited are taken to be like those that were.
-        times = sum(len(r) for r in state.batches) / sum(
-            len(r) for r, k in zip(state.batches, state.kept, strict=True) if k is not None
-        )
-        sums = [times * np.sum([k[0][j] for k in seen], axis=0) for j in range(len(seen[0][0]))]
+        """The globals at their optima given the statistics of all rows; the exact ELBO."""
+        kept = [k for k in state.kept if k is not None]
+        sums = [np.sum([arrays[n] for arrays, _ in kept], axis=0) for n in range(len(kept[0][0]))]
         state.shared, elbo = state.update(state.shared, sums)
-        return elbo + times * sum(k[1] for k in seen)
+        return elbo + sum(own for _, own in kept)
 
     def step(self, state: State) -> tuple[State, Info]:
         """A pass over all rows."""
@@ -274,7 +270,10 @@ class MemoizedVI(Algorithm):
                 start = program.local_start(state.rng)
             _, local, _, _ = program(state.shared, start, rows)
             state.kept[n] = visit(local, rows)
-            elbo = self._globals(state)
+            # Not before every batch has been visited: what was contracted over all rows beforehand does not go with the
+            # statistics of some.
+            if all(k is not None for k in state.kept):
+                elbo = self._globals(state)
         state.step += 1
         state.elbo = elbo
         if not np.isfinite(elbo):
