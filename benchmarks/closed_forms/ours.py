@@ -25,14 +25,11 @@ def fit(model: Any, data: dict[str, Any], start: dict[str, Any]) -> dict[str, An
             return state
 
     STAMPS.phase("imports")
-    # A Gaussian block cannot be started from a value yet: it begins at random, once.
-    labels = {k: v for k, v in start.items() if v.dtype.kind in "iu"}
-    algorithm = Timed() if len(labels) == len(start) else Timed(num_starts=1)
     posterior = lb.fit(
         model,
         data,
-        algorithm=algorithm,
-        init=labels or None,
+        algorithm=Timed(),
+        init=start or None,
         seed=0,
         callback=lambda info: STAMPS.sweep(info.elbo, info.step),
     )

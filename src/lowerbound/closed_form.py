@@ -185,7 +185,10 @@ def fit_closed_form(
         factored: The model's exact ELBO, where it is known already.
     """
     began = time.perf_counter()
-    late: Callable[[], bool] = lambda: deadline is not None and time.monotonic() > deadline  # noqa: E731
+
+    def late() -> bool:
+        return deadline is not None and time.monotonic() > deadline
+
     if factored is None:
         draws = algorithm.num_draws if isinstance(algorithm, ConjugateComputationVI) else None
         factored = factored_of(model, joined=algorithm.joined, num_draws=draws, seed=seed)

@@ -36,4 +36,4 @@ def test_there_are_programs_of_both_kinds():
     accepted = [o for _, o in found if o.refused is None]
     wild = [o.refused is None for k, o in found if k not in INSIDE]
     assert len(accepted) > 0.7 * len(found)
-    assert 0.2 < sum(wild) / len(wild) <= 1
+    assert 0.2 < sum(wild) / len(wild) < 0.95

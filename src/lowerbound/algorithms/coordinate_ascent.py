@@ -56,7 +56,6 @@ class State:
     status: Status | None = None
     before: list[list[list[Any]]] = field(default_factory=list)
     slow: int = 0
-    restarts: int = 0
     starts: list[float] = field(default_factory=list)
 
 

@@ -48,6 +48,15 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+_Target = Annotated[
+    str, typer.Argument(metavar="MODEL", help="FILE.py:NAME, or the name of a bundled example (eight-schools).")
+]
+_Data = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="The model's arguments: .csv or .parquet columns, .json keys, .npz arrays."),
+]
+
+
 @app.callback()
 def _root(
     version: Annotated[
@@ -59,13 +68,8 @@ def _root(
 
 @app.command()
 def fit(
-    target: Annotated[
-        str, typer.Argument(metavar="MODEL", help="FILE.py:NAME, or the name of a bundled example (eight-schools).")
-    ],
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="The model's arguments: .csv or .parquet columns, .json keys, .npz arrays."),
-    ] = None,
+    target: _Target,
+    data: _Data = None,
     out: Annotated[str | None, typer.Option("--out", "-o", metavar="FILE", help="Save the posterior here.")] = None,
     draws: Annotated[str | None, typer.Option(metavar="FILE", help="Write draws here: .csv, .parquet or .npz.")] = None,
     num_draws: Annotated[int, typer.Option(min=1, help="How many draws --draws writes.")] = 1000,
@@ -109,13 +113,8 @@ def fit(
 
 @app.command()
 def explain(
-    target: Annotated[
-        str, typer.Argument(metavar="MODEL", help="FILE.py:NAME, or the name of a bundled example (eight-schools).")
-    ],
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="The model's arguments: .csv or .parquet columns, .json keys, .npz arrays."),
-    ] = None,
+    target: _Target,
+    data: _Data = None,
     latex: Annotated[
         bool, typer.Option("--latex", help="The ELBO and the updates as LaTeX, in place of the table.")
     ] = False,

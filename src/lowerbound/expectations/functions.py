@@ -106,24 +106,28 @@ class Function:
         """call(scale * self)."""
         return Function((Part(name, (scale, self), lambda x: call(scale * self(x, _library(x)))),))
 
+    def said(self, x: str) -> str:
+        """The function of what is called ``x``, in words."""
+        return " ".join(_said(p, x) for p in self.parts) or "1"
+
     def __str__(self) -> str:
-        return " ".join(_written(p) for p in self.parts) or "1"
+        return self.said("x")
 
 
-_NAMES = {"indicator": "1[x = k]", "log_det": "log |x|", "inverse": "x^-1"}
-
-
-def _written(p: Part) -> str:
+def _said(p: Part, x: str) -> str:
+    names = {
+        "log": f"log {x}",
+        "log_complement": f"log(1 - {x})",
+        "indicator": f"1[{x} = k]",
+        "log_det": f"log |{x}|",
+        "inverse": f"{x}^-1",
+    }
+    if p.kind in names:
+        return names[p.kind]
     if p.kind == "power":
-        return "x" if p.parameter == 1 else f"x^{p.parameter:g}"
-    if p.kind == "log":
-        return "log x"
-    if p.kind == "log_complement":
-        return "log(1-x)"
-    if p.kind in _NAMES:
-        return _NAMES[p.kind]
+        return x if p.parameter == 1 else f"{x}^{p.parameter:g}"
     scale, inner = p.parameter
-    return f"{p.kind}({'' if scale == 1 else f'{scale:g} '}{inner})"
+    return f"{p.kind}({'' if scale == 1 else f'{scale:g} '}{inner.said(x)})"
 
 
 def _library(x: Any) -> Any:

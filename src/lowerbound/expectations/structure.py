@@ -33,7 +33,7 @@ class Moment(NamedTuple):
 
     def __str__(self) -> str:
         first, *rest = self.latents
-        own = first if self.function is None else str(self.function).replace("x", first)
+        own = first if self.function is None else self.function.said(first)
         gaussian = len(rest) + (self.function is None)  # E[w w'], E[tau w w']
         return f"E[{' '.join((own, *rest))}{chr(39) if gaussian > 1 else ''}]"
 
@@ -109,7 +109,6 @@ def structure_of(joint: Joint, *, joined: bool = True, sampled: bool = False) ->
     Args:
         joint: The factors of a model; those that are open are left out.
         joined: Whether Gaussian latents may share a block. Otherwise each has its own: mean field between sites.
-
         sampled: Whether factors without a closed form will be sampled: what they depend on is then curved, a real
             latent among it dense along all axes that are no plates, and a latent that nothing else asks for
             statistics of has those of its usual family.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from lowerbound.algorithms.factored import Factored
-from lowerbound.expectations.functions import INDICATOR, Function, Part
 from lowerbound.expectations.moments import Contraction
 from lowerbound.expectations.structure import Moment, Structure
 from lowerbound.explanation.derivation import Derivation, DerivedFactor
@@ -233,32 +232,7 @@ def said(m: Moment, structure: Structure) -> str:
             return f"E[{a} {a}']" if dense[a] else f"E[{a}^2]"
         return f"E[{a} {b}']" if dense[a] and dense[b] else f"E[{a} {b}]"
     rest = "".join(f" {n}" for n in m.latents[1:])  # of a precision and the Gaussian latents that it scales
-    return f"E[{function_said(m.function, m.latents[0])}{rest}]"
-
-
-def function_said(f: Function, x: str) -> str:
-    """A function of x in words."""
-    if f is INDICATOR or f == INDICATOR:
-        return f"1[{x} = k]"
-    return " ".join(_part_said(p, x) for p in f.parts) or "1"
-
-
-def _part_said(p: Part, x: str) -> str:
-    if p.kind == "power":
-        return x if p.parameter == 1 else f"{x}^{p.parameter:g}"
-    if p.kind == "log":
-        return f"log {x}"
-    if p.kind == "log_complement":
-        return f"log(1 - {x})"
-    if p.kind == "log_det":
-        return f"log |{x}|"
-    if p.kind == "inverse":
-        return f"{x}^-1"
-    scale, inner = p.parameter
-    return f"{p.kind}({'' if scale == 1 else f'{scale:g} '}{function_said(inner, x)})"
-
-
-# -- axes --------------------------------------------------------------------------------------------
+    return f"E[{m.function.said(m.latents[0])}{rest}]"
 
 
 def independent_axes(block: ExponentialBlock, name: str) -> tuple[int, ...]:

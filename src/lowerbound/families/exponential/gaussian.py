@@ -151,16 +151,20 @@ class JointGaussianBlock(ExponentialBlock):
     def log_prob(self, natural: Parameters, values: Mapping[str, Any]) -> Any:
         mean, covariance = self._host(natural)
         precision = np.linalg.inv(covariance)
+        d = self.joined_draws(values) - mean
+        square = np.einsum("n...i,...ij,n...j->n...", d, precision, d)
+        log_det = np.linalg.slogdet(covariance)[1]
+        out = -0.5 * (square + log_det + self.size * math.log(2 * math.pi))
+        return out.reshape(len(d), -1).sum(1)
+
+    def joined_draws(self, values: Mapping[str, Any]) -> np.ndarray:
+        """Draws of all latents ``[n, *shape]`` as vectors ``[n, *plates, size]``."""
         parts = []
         for name in self.latents:
             v = np.asarray(values[name], float)
             order = [0, *(1 + i for i in (*self.plates[name], *self.dense[name]))]
             parts.append(v.transpose(order).reshape((len(v), *self.plate_shape, self.sizes[name])))
-        d = np.concatenate(parts, axis=-1) - mean
-        square = np.einsum("n...i,...ij,n...j->n...", d, precision, d)
-        log_det = np.linalg.slogdet(covariance)[1]
-        out = -0.5 * (square + log_det + self.size * math.log(2 * math.pi))
-        return out.reshape(len(d), -1).sum(1)
+        return np.concatenate(parts, axis=-1)
 
     def mean_and_variance(self, natural: Parameters) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         mean, covariance = self._host(natural)

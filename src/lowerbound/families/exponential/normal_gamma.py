@@ -128,12 +128,7 @@ class NormalGammaBlock(ExponentialBlock):
         u = s**self.power
         out = alpha * np.log(beta) - special.gammaln(alpha) + (alpha - 1) * np.log(u) - beta * u
         out = out + math.log(abs(self.power)) + (self.power - 1) * np.log(s)
-        parts = []
-        for name in g.latents:
-            v = np.asarray(values[name], float)
-            order = [0, *(1 + i for i in (*g.plates[name], *g.dense[name]))]
-            parts.append(v.transpose(order).reshape((len(v), *g.plate_shape, g.sizes[name])))
-        d = np.concatenate(parts, axis=-1) - mean
+        d = g.joined_draws(values) - mean
         square = np.einsum("n...i,...ij,n...j->n...", d, precision, d)
         along = self._along(u)[..., 0]
         log_det = np.linalg.slogdet(precision)[1] + g.size * np.log(along)
