@@ -17,8 +17,10 @@ from lowerbound.errors import DataError, IncompatibleError, unknown_name
 from lowerbound.escalation import Trial
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import Block, FactoredBlock, Point
+from lowerbound.labels import Labels
 from lowerbound.model.base import label
 from lowerbound.sites import SiteMap
+from lowerbound.weighted import narrowest_interval, weighted_quantile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +112,12 @@ class Posterior:
     @property
     def sites(self) -> tuple[str, ...]:
         """Names of the latent sites, the discrete ones last."""
-        return (*self._sites.sites, *(self.q.discrete if isinstance(self.q, FactoredBlock) else self._sites.summed))
+        return (*self._sites.sites, *self._own_labels, *(n for n in self._sites.summed if n not in self._own_labels))
+
+    @property
+    def _own_labels(self) -> dict[str, Labels]:
+        """Of discrete latents that are blocks of q."""
+        return self.q.discrete if isinstance(self.q, FactoredBlock) else {}
 
     @property
     def corrected(self) -> bool:
@@ -136,7 +143,7 @@ class Posterior:
         # Given the draws of the others where those are not q's own: a corrected draw has its own labels.
         if self._sites.summed and (self.corrected or not isinstance(self.q, FactoredBlock)):
             out |= self._sites.draw_discrete(x, [seed, 0x5A4E])
-        elif isinstance(self.q, FactoredBlock) and self.q.discrete:
+        elif self._own_labels and isinstance(self.q, FactoredBlock):
             out |= self.q.sample_discrete(np.random.default_rng([seed, 0x5A4E]), int(n))
         return out
 
@@ -169,10 +176,11 @@ class Posterior:
         return self._cache["moments"]
 
     def mean(self) -> dict[str, np.ndarray]:
-        """Posterior means by site, ``[*shape]``."""
+        """Posterior means by site, ``[*shape]``; of a discrete latent, of its values as numbers."""
         values, w = self._moments()
         out = {k: np.tensordot(w, v, 1)[()] for k, v in values.items()}
-        return out | {k: m[()] for k, (m, _) in self._exact().items()}
+        out |= {k: m[()] for k, (m, _) in self._exact().items()}
+        return out | {k: labels.mean()[()] for k, labels in self._labels().items()}
 
     def _exact(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Means and variances of latents that have a closed form, where reported draws are q's."""
@@ -190,7 +198,8 @@ class Posterior:
                 spread = np.sqrt(np.tensordot(w, centred**2, 1))
             out[k] = np.where(np.isnan(spread), np.inf, spread)[()]
         with np.errstate(invalid="ignore"):
-            return out | {k: np.sqrt(v)[()] for k, (_, v) in self._exact().items()}
+            out |= {k: np.sqrt(v)[()] for k, (_, v) in self._exact().items()}
+        return out | {k: labels.sd()[()] for k, labels in self._labels().items()}
 
     def probabilities(self, site: str) -> np.ndarray:
         """P(z = k) of a discrete latent, ``[*shape, k]``, in the order of its values.
@@ -201,13 +210,17 @@ class Posterior:
         Raises:
             UnknownNameError: it is no discrete latent of the model.
         """
-        own = self.q.discrete if isinstance(self.q, FactoredBlock) else {}
-        blocks = own if own and not self.corrected else {**own, **self._responsibilities()}
-        if site not in blocks:
-            raise unknown_name("discrete latent", site, blocks)
-        return blocks[site]
+        labels = self._labels()
+        if site not in labels:
+            raise unknown_name("discrete latent", site, labels)
+        return labels[site].probabilities
 
-    def _responsibilities(self) -> dict[str, np.ndarray]:
+    def _labels(self) -> dict[str, Labels]:
+        """Of every discrete latent, as reported draws have them."""
+        own = self._own_labels
+        return own if own and not self.corrected else {**own, **self._responsibilities()}
+
+    def _responsibilities(self) -> dict[str, Labels]:
         """Of latents that were summed out, over draws of the others."""
         if "responsibilities" not in self._cache:
             self._cache["responsibilities"] = self._sites.responsibilities(
@@ -221,31 +234,46 @@ class Posterior:
         if prob.ndim != 1 or not ((prob >= 0) & (prob <= 1)).all():
             raise DataError(f"quantile needs probabilities between 0 and 1, got {probability!r}.")
         values, w = self._moments()
-        out = {k: _weighted_quantile(v, w, prob) for k, v in values.items()}
+        out = {k: weighted_quantile(v, w, prob) for k, v in values.items()}
+        out |= {k: labels.quantile(prob) for k, labels in self._labels().items()}
         return {k: v[0] for k, v in out.items()} if np.ndim(probability) == 0 else out
 
     def log_prob(self, values: Mapping[str, Any]) -> np.ndarray:
         """log q(z) in nats at constrained sites.
 
         Args:
-            values: Every latent site by name: ``[n, *shape]``, or ``[*shape]`` for one point.
+            values: Every latent site by name: ``[n, *shape]``, or ``[*shape]`` for one point. Discrete latents may be
+                left out, all of them: q is then that of the others alone.
 
         Returns:
             ``[n]``, or a number for one point. The density is with respect to the constrained
             variables where they have full dimension; for a simplex or a correlation matrix with
-            respect to the coordinates of the transform.
+            respect to the coordinates of the transform. Discrete latents that were summed out have their
+            log p(z | x, latents).
         """
+        labels = {n: s.probabilities.shape[:-1] for n, s in self._labels().items() if n in values}
+        missing = [n for n in self._labels() if n not in values] if labels else []
+        if missing:
+            raise DataError(
+                f"log_prob needs every discrete latent or none; {missing[0]!r} is missing, {[*labels]} given."
+            )
+        shapes = {**{n: s.shape for n, s in self._sites.sites.items()}, **labels}
         drawn = [
-            len(np.asarray(values[k]))
-            for k, s in self._sites.sites.items()
-            if k in values and np.ndim(values[k]) == len(s.shape) + 1
+            len(np.asarray(values[k])) for k, s in shapes.items() if k in values and np.ndim(values[k]) == len(s) + 1
         ]
-        single = not drawn
-        x, log_det = self._sites.unconstrain(values, drawn[0] if drawn else 1)
+        single, n = not drawn, drawn[0] if drawn else 1
+        given = {k: _labels_at(k, values[k], shape, n) for k, shape in labels.items()}
+        values = {k: v for k, v in values.items() if k not in labels}
+        x, log_det = self._sites.unconstrain(values, n)
         # Outside the support the transform has no inverse, and q no density.
         inside = np.isfinite(x).all(1) & np.isfinite(log_det)
         with np.errstate(all="ignore"):
             out = np.where(inside, np.asarray(self.q.log_prob(x)) - log_det, -np.inf)
+        own = self._own_labels
+        out = out + sum(own[k].log_prob(v) for k, v in given.items() if k in own)
+        rest = {k: v for k, v in given.items() if k not in own}
+        if rest:
+            out[inside] += self._sites.log_prob_discrete(x[inside], {k: v[inside] for k, v in rest.items()})
         return out[0] if single else out
 
     def summary(self, *, hdi_prob: float = 0.94) -> pd.DataFrame:
@@ -270,10 +298,15 @@ class Posterior:
         for name, v in values.items():
             flat = v.reshape(len(v), -1)
             m, s = np.ravel(mean[name]), np.ravel(sd[name])
-            lower, upper = _interval(flat, w, hdi_prob)
+            lower, upper = narrowest_interval(flat, w, hdi_prob)
             for j, i in enumerate(np.ndindex(*v.shape[1:])):
                 index.append(name + label(i))
                 rows.append((m[j], s[j], lower[j], upper[j], s[j] / np.sqrt(ess), s[j] / np.sqrt(2 * ess), ess))
+        for name, labels in self._labels().items():
+            lower, upper = (np.ravel(e) for e in labels.interval(hdi_prob))
+            m, s = np.ravel(mean[name]), np.ravel(sd[name])
+            index.extend(name + label(i) for i in np.ndindex(*labels.probabilities.shape[:-1]))
+            rows.extend(zip(m, s, lower, upper, s / np.sqrt(ess), s / np.sqrt(2 * ess), [ess] * len(m), strict=True))
         return pd.DataFrame(rows, index=index, columns=["mean", "sd", low, high, "mcse_mean", "mcse_sd", "ess"])
 
     def linear_response(
@@ -335,32 +368,12 @@ class Posterior:
         return isinstance(self.q, Point)
 
 
-def _weighted_quantile(v: np.ndarray, w: np.ndarray, prob: np.ndarray) -> np.ndarray:
-    """Quantiles along the first axis, interpolating the weighted empirical distribution at mid-weights."""
-    flat = v.reshape(len(v), -1)
-    order = np.argsort(flat, axis=0)
-    out = np.empty((len(prob), flat.shape[1]))
-    for j in range(flat.shape[1]):
-        o = order[:, j]
-        c = np.cumsum(w[o]) - 0.5 * w[o]
-        out[:, j] = np.interp(prob, c / w.sum(), flat[o, j])
-    return out.reshape(len(prob), *v.shape[1:])
-
-
-def _interval(flat: np.ndarray, w: np.ndarray, mass: float) -> tuple[np.ndarray, np.ndarray]:
-    """The narrowest interval of each column that holds ``mass`` of the weight."""
-    low, high = np.empty(flat.shape[1]), np.empty(flat.shape[1])
-    for j in range(flat.shape[1]):
-        o = np.argsort(flat[:, j])
-        x, c = flat[o, j], np.cumsum(w[o]) / w.sum()
-        start = np.concatenate([[0.0], c[:-1]])
-        stop = np.searchsorted(c, start + mass - 1e-12)
-        ok = stop < len(x)
-        if not ok.any():
-            low[j], high[j] = x[0], x[-1]
-            continue
-        with np.errstate(invalid="ignore"):
-            width = x[stop[ok]] - x[ok]
-        best = int(np.argmin(np.nan_to_num(width, nan=np.inf, posinf=np.inf)))
-        low[j], high[j] = x[ok][best], x[stop[ok]][best]
-    return low, high
+def _labels_at(name: str, given: Any, shape: tuple[int, ...], n: int) -> np.ndarray:
+    """Values of a discrete latent, draws first, checked."""
+    z = np.asarray(given)
+    if z.dtype.kind not in "iufb" or z.shape not in ((n, *shape), shape):
+        raise DataError(
+            f"site {name!r} has shape {z.shape} and type {z.dtype}; needed: numbers of shape {(n, *shape)} (draws "
+            f"first) or {shape}."
+        )
+    return np.broadcast_to(z, (n, *shape))

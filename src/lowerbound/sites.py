@@ -17,6 +17,7 @@ import numpy as np
 
 from lowerbound.errors import DataError, FileFormatError, IncompatibleError, unknown_name
 from lowerbound.kernel import compile_once, lift
+from lowerbound.labels import Labels
 from lowerbound.model.base import Model, Site
 from lowerbound.precision import float64
 
@@ -73,11 +74,13 @@ class SiteMap:
 
     def unconstrain(self, values: Mapping[str, Any], n: int) -> tuple[np.ndarray, np.ndarray]:
         """The vectors ``[n, p]`` and log |det dT/du| ``[n]`` of constrained values, draws first."""
-        if self._unconstrain is None:
-            self._unconstrain = self._compile_unconstrain()
         unknown = [k for k in values if k not in self.shapes]
         if unknown:
             raise unknown_name("site", unknown[0], self.sites)
+        if not self.dimension:  # all latents are discrete
+            return np.zeros((n, 0)), np.zeros(n)
+        if self._unconstrain is None:
+            self._unconstrain = self._compile_unconstrain()
         stacked = {}
         for name, s in self.sites.items():
             if name not in values:
@@ -98,7 +101,7 @@ class SiteMap:
         out = _in_batches(self._unconstrain, stacked, self.batch)
         return out["x"], out["log_det"]
 
-    def responsibilities(self, x: np.ndarray) -> dict[str, np.ndarray]:
+    def responsibilities(self, x: np.ndarray) -> dict[str, Labels]:
         """p(z = k | x, latents) of discrete latents that were summed out, averaged over ``x [n, p]``; empty if none."""
         model = self._model
         if model is None or model.responsibilities is None:
@@ -110,7 +113,22 @@ class SiteMap:
             return {n: a.mean(0) for n, a in each.items()}
 
         with float64():
-            return {n: np.asarray(a) for n, a in jax.jit(mean)(np.asarray(x)).items()}
+            found = jax.jit(mean)(np.asarray(x))
+        return {n: Labels(model.summed[n].values, np.asarray(a)) for n, a in found.items()}
+
+    def log_prob_discrete(self, x: np.ndarray, labels: Mapping[str, np.ndarray]) -> np.ndarray:
+        """log p(z | x, latents) at rows of ``x [n, p]`` and of ``labels [n, *shape]``: ``[n]``."""
+        model = self.model
+        held = model.responsibilities
+        assert held is not None
+        with float64():
+            each = jax.jit(lambda rows: jax.lax.map(lambda u: held(model.constrain(u, model.arguments)), rows))
+            found = {n: np.asarray(a) for n, a in each(np.asarray(x)).items()}
+        out = np.zeros(len(x))
+        for n, z in labels.items():
+            for i, row in enumerate(found[n]):
+                out[i] += Labels(model.summed[n].values, row).log_prob(z[i][None])[0]
+        return out
 
     @property
     def summed(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
 from lowerbound.errors import FileFormatError, IncompatibleError
 from lowerbound.escalation import Trial
 from lowerbound.families.exponential.described import describe, rebuild
+from lowerbound.labels import Labels
 from lowerbound.model.base import Site
 from lowerbound.posterior import Posterior, Trace
 from lowerbound.sites import SiteMap
@@ -63,7 +64,8 @@ def save(posterior: Posterior, path: Any) -> None:
     }
     arrays |= {f"q.{k}": a for k, a in p.q.arrays().items()}
     # Of latents that were summed out, since a file does not hold the model.
-    arrays |= {f"probabilities.{k}": a for k, a in p._responsibilities().items()}
+    for k, labels in p._responsibilities().items():
+        arrays |= {f"probabilities.{k}": labels.probabilities, f"values.{k}": labels.values}
     observed = _small(p.observed)
     arrays |= {f"observed.{k}": a for k, a in observed.items()}
     meta = {
@@ -230,7 +232,11 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         arrays["pool_weights"],
     )
     start = "probabilities."
-    posterior._cache["responsibilities"] = {k[len(start) :]: a for k, a in arrays.items() if k.startswith(start)}
+    posterior._cache["responsibilities"] = {
+        k[len(start) :]: Labels(arrays[f"values.{k[len(start) :]}"], a)
+        for k, a in arrays.items()
+        if k.startswith(start)
+    }
     return posterior
 
 

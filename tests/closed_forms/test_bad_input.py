@@ -83,7 +83,7 @@ def test_a_precision_matrix_that_is_singular():
 def test_components_without_data_stay_at_their_priors():
     x = np.random.default_rng(1).normal(0, 0.3, (30, 2))
     posterior = closed(mixture, {"x": x, "k": 4}, init={"z": np.zeros(30, int)})
-    weights = posterior.q.discrete["z"].sum(0)
+    weights = posterior.q.discrete["z"].probabilities.sum(0)
     empty = weights < 1e-6
     assert empty.sum() == 3
     # Given no rows, a component's mean and precision have their priors: N(0, 100 I) and W(4, I).

@@ -17,6 +17,7 @@ from sklearn import datasets
 import lowerbound as lb
 from lowerbound.closed_form import factored_of
 from lowerbound.fitting import as_model
+from lowerbound.labels import Labels
 from tests.closed_forms.models import automatic_relevance, conjugate, mixture, small_mixture
 
 CONJUGATE = conjugate()
@@ -90,6 +91,19 @@ def test_drawn_labels_go_with_the_draws_of_their_components(options):
     probabilities = posterior.probabilities("z")
     assert np.allclose(probabilities.sum(-1), 1)
     assert np.abs(probabilities[:, 1] - draws["z"].mean(0)).max() < 0.15
+    # Its values are numbers like any other's, and its probability a factor of log q.
+    assert np.allclose(posterior.mean()["z"], probabilities[:, 1])
+    assert np.allclose(posterior.sd()["z"], np.sqrt(probabilities[:, 0] * probabilities[:, 1]))
+    assert (posterior.quantile(0.5)["z"] == (probabilities[:, 1] > 0.5)).all()
+    table = posterior.summary()
+    assert np.allclose(table.loc["z[3]", "mean"], probabilities[3, 1])
+    one = {k: v[:2] for k, v in draws.items()}
+    alone = posterior.log_prob({k: v for k, v in one.items() if k != "z"})
+    both = posterior.log_prob(one)
+    assert both.shape == (2,) and (both <= alone).all()
+    assert np.isneginf(posterior.log_prob({**one, "z": one["z"] + 2})).all()
+    with pytest.raises(lb.errors.DataError, match=r"needed: numbers of shape \(2, 20\)"):
+        posterior.log_prob({**one, "z": one["z"][:, 1:]})
 
 
 def coin_weights(y):
@@ -113,6 +127,26 @@ def test_probabilities_are_of_the_corrected_posterior(tmp_path):
     assert np.abs(posterior.sample(4000)["z"].mean(0) - truth).max() < 0.06
     posterior.save(tmp_path / "p.lb")
     assert (lb.load(tmp_path / "p.lb").probabilities("z") == posterior.probabilities("z")).all()
+
+
+@pytest.mark.parametrize("options", [{"algorithm": "coordinate_ascent"}, {"algorithm": None, "family": "dense"}])
+def test_log_q_with_labels_sums_to_log_q_without(options):
+    posterior = fitted(coin_weights, {"y": np.array([0.2, 0.8, 1.5])}, num_draws=None, **options)
+    alone = posterior.log_prob({"w": np.full(8, 0.3)})
+    both = posterior.log_prob({"w": np.full(8, 0.3), "z": np.array(list(itertools.product((0, 1), repeat=3)))})
+    assert np.allclose(np.logaddexp.reduce(both), alone, atol=1e-9)
+    with pytest.raises(lb.errors.DataError, match="'w' is missing"):
+        posterior.log_prob({"z": np.array([0, 1, 1])})
+
+
+def test_labels_by_hand():
+    labels = Labels(np.array([2, 3, 5]), np.array([[0.1, 0.7, 0.2], [0.5, 0.1, 0.4]]))
+    assert np.allclose(labels.mean(), [3.3, 3.3])
+    assert np.allclose(labels.sd(), np.sqrt([0.4 + 6.3 + 5.0 - 3.3**2, 2.0 + 0.9 + 10.0 - 3.3**2]))
+    assert (labels.quantile(np.array([0.05, 0.55, 0.9])) == [[2, 2], [3, 3], [5, 5]]).all()
+    assert np.array(labels.interval(0.85)).tolist() == [[3, 2], [5, 5]]
+    assert np.array(labels.interval(0.6)).tolist() == [[3, 2], [3, 3]]
+    assert np.allclose(labels.log_prob([[3, 5], [4, 2]]), [np.log(0.28), -np.inf])
 
 
 def zero_inflated(y):

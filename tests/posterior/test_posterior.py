@@ -198,13 +198,13 @@ def test_summary_is_as_arviz_has_it():
 def test_hdi_is_that_of_arviz_on_the_same_draws(which, mass):
     import arviz
 
-    from lowerbound.posterior import _interval
+    from lowerbound.weighted import narrowest_interval
 
     for v in fitted(which).sample(3000).values():
         if v.dtype.kind != "f":
             continue
         flat = v.reshape(len(v), -1)
-        low, high = _interval(flat, np.full(len(flat), 1 / len(flat)), mass)
+        low, high = narrowest_interval(flat, np.full(len(flat), 1 / len(flat)), mass)
         for j in range(flat.shape[1]):
             a, b = arviz.hdi(flat[:, j], hdi_prob=mass)
             # Both hold the mass and are as narrow, to within a draw.

@@ -21,6 +21,7 @@ from lowerbound.families.dense import DenseGaussian
 from lowerbound.families.diagonal import DiagonalGaussian
 from lowerbound.families.exponential import CategoricalBlock, ExponentialBlock
 from lowerbound.families.exponential.base import Parameters
+from lowerbound.labels import Labels
 from lowerbound.precision import float64
 
 #: Draws from which moments in the unconstrained space are taken.
@@ -128,11 +129,11 @@ class FactoredBlock(Block):
         return DenseGaussian(self.mean, np.linalg.cholesky(covariance))
 
     @cached_property
-    def discrete(self) -> dict[str, np.ndarray]:
-        """Probabilities of the values of each discrete latent ``[*shape, k]``."""
+    def discrete(self) -> dict[str, Labels]:
+        """Values of each discrete latent, with their probabilities."""
         with float64():
-            pairs = zip(self.blocks, self.naturals, strict=True)
-            return {b.latents[0]: b.probabilities(n) for b, n in pairs if isinstance(b, CategoricalBlock)}
+            pairs = [(b, n) for b, n in zip(self.blocks, self.naturals, strict=True) if isinstance(b, CategoricalBlock)]
+            return {b.latents[0]: Labels(b.values, b.probabilities(n)) for b, n in pairs}
 
     def sample_discrete(self, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
         """Draws of the discrete latents ``[n, *shape]``."""
