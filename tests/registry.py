@@ -200,12 +200,24 @@ REFUSED: list[tuple[Callable[[], algorithms.Algorithm], Callable[[], families.Fa
 ]
 
 #: Every objective, with the number of draws that the laws use.
-OBJECTIVES: list[Callable[[int], objectives.Objective]] = [objectives.ELBO]
+OBJECTIVES: list[Callable[[int], objectives.Objective]] = [
+    objectives.ELBO,
+    lambda n: objectives.ELBO(n, form="entropy"),
+    lambda n: objectives.ELBO(n, form="prior"),
+    objectives.ImportanceWeighted,
+    lambda n: objectives.Renyi(0.5, n),
+    lambda n: objectives.Renyi(2.0, n),
+    objectives.TailAdaptive,
+    objectives.ForwardKL,
+    lambda n: objectives.ChiUpperBound(2.0, n),
+]
 #: Every gradient estimator.
 GRADIENTS: list[gradients.Gradient] = [
     gradients.Reparameterized(),
     gradients.StickingTheLanding(),
+    gradients.DoublyReparameterized(),
     gradients.ScoreFunction(),
+    gradients.SelfNormalized(),
 ]
 
 

@@ -28,6 +28,7 @@ from lowerbound.families import Block, Family, PointMass
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model
 from lowerbound.model.given import as_model
+from lowerbound.objectives import Objective
 from lowerbound.plan import choose, refine
 from lowerbound.posterior import Posterior, Trace
 from lowerbound.report.progress import Progress
@@ -49,6 +50,7 @@ def fit(
     *,
     family: str | Family | None = None,
     algorithm: str | Algorithm | None = None,
+    objective: str | Objective | None = None,
     seed: int = 0,
     init: Mapping[str, Any] | None = None,
     max_steps: int | None = None,
@@ -70,6 +72,8 @@ def fit(
         family: An object of :mod:`lowerbound.families` or its short name (``"arrow"``, ``"dense"``, ``"diagonal"``,
             ``"low_rank"``, ``"sinh_arcsinh"``, ``"flow"``, ``"point_mass"``); None chooses by dimension and structure.
         algorithm: An object of :mod:`lowerbound.algorithms` or its short name; None chooses by family.
+        objective: What to optimise in place of the ELBO: an object of :mod:`lowerbound.objectives` or its short name
+            (``"importance_weighted"``, ``"forward_kl"``, ...); the algorithm is then one for it.
         seed: The same seed gives the same bits on the same machine.
         init: Where to start, from names of latents to values: labels of a discrete one (``{"z": labels}``), or its
             probabilities; for ``coordinate_ascent``.
@@ -113,9 +117,12 @@ def fit(
     _check_options(seed, max_steps, num_draws, callback, max_seconds)
     deadline = None if max_seconds is None else time.monotonic() + float(max_seconds)
     bound = Waiting("the model", deadline)(lambda: as_model(model, data))
-    if bound.discrete and (family is not None or (algorithm is not None and not is_closed(algorithm))):
+    asked = family is not None or objective is not None
+    if bound.discrete and (asked or (algorithm is not None and not is_closed(algorithm))):
         bound = summed_out(bound)
-    chosen_family, chosen = choose(bound, family, algorithm)
+    chosen_family, chosen = choose(bound, family, algorithm, objective=objective)
+    if objective is not None:
+        algorithm = chosen
     if isinstance(chosen, CLOSED):
         if max_steps is not None:
             chosen = dataclasses.replace(chosen, max_steps=int(max_steps))

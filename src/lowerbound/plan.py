@@ -25,10 +25,19 @@ from typing import Any
 import numpy as np
 
 from lowerbound import registry
-from lowerbound.algorithms import Algorithm, CoordinateAscent, FromGaussian, Maximum, SampleAverage, ScoreRegression
+from lowerbound.algorithms import (
+    Algorithm,
+    CoordinateAscent,
+    FromGaussian,
+    GradientVI,
+    Maximum,
+    SampleAverage,
+    ScoreRegression,
+)
 from lowerbound.algorithms.score_regression import DENSE_LIMIT
 from lowerbound.algorithms.structure import find_layout, work
 from lowerbound.closed_form import CLOSED, algorithm_for, exact, multiplied
+from lowerbound.errors import IncompatibleError
 from lowerbound.families import (
     Arrow,
     ArrowLayout,
@@ -43,6 +52,7 @@ from lowerbound.families import (
 )
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model
+from lowerbound.objectives import Objective
 
 #: Dimensions above which an arrow is looked for; up to them a dense Gaussian costs little more than compilation.
 ARROW_FROM = 300
@@ -51,7 +61,7 @@ _CHEAPER = 0.1
 
 
 def choose(
-    model: Model, family: Any = None, algorithm: Any = None, *, closed: bool = True
+    model: Model, family: Any = None, algorithm: Any = None, *, objective: Any = None, closed: bool = True
 ) -> tuple[Family | None, Algorithm]:
     """Family and algorithm for a model, checked to go together; nothing is compiled.
 
@@ -62,6 +72,8 @@ def choose(
         IncompatibleError: parts that do not go together.
     """
     p = model.dimension
+    if objective is not None:
+        algorithm = for_objective(objective, algorithm)
     chosen = None
     if algorithm is not None:
         chosen = registry.resolve("algorithm", algorithm, registry.ALGORITHMS, Algorithm)
@@ -93,6 +105,16 @@ def choose(
         algorithm = ScoreRegression() if regressable else SampleAverage()
     algorithm.check(model, family)
     return family, algorithm
+
+
+def for_objective(objective: Any, algorithm: Any) -> Any:
+    """The algorithm that optimises what was asked for."""
+    if algorithm is not None:
+        raise IncompatibleError(
+            f"both objective={objective!r} and algorithm={algorithm!r} were given. An algorithm has its own objective: "
+            "write algorithm=lb.algorithms.GradientVI(objective=...), or leave algorithm out."
+        )
+    return GradientVI(objective=registry.resolve("objective", objective, registry.OBJECTIVES, Objective))
 
 
 def refine(kernel: Kernel, family: Family, algorithm: Algorithm) -> tuple[Family, Algorithm]:

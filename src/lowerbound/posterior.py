@@ -334,6 +334,31 @@ class Posterior:
 
         return site_response(Kernel(self._sites.model), self.q, self._sites, sites, num_draws=num_draws, seed=seed)
 
+    def bound(self, objective: Any = "elbo", *, num_draws: int = 8192, seed: int = 0) -> Estimate:
+        """Another bound or divergence at q, in nats, with its standard error.
+
+        Args:
+            objective: An object of :mod:`lowerbound.objectives` or its short name: ``"importance_weighted"``,
+                ``"chi_upper_bound"``, ``"forward_kl"``, ...
+            num_draws: Draws of q.
+            seed: Of the draws.
+
+        Raises:
+            IncompatibleError: q has no density, or the posterior was loaded from a file, which does not hold the model.
+
+        Warns:
+            TrustWarning: the weights' tail is too heavy for the estimate to be believed.
+        """
+        from lowerbound import registry
+        from lowerbound.diagnostics.objective_value import objective_value
+        from lowerbound.kernel import Kernel
+        from lowerbound.objectives import Objective
+
+        wanted = registry.resolve("objective", objective, registry.OBJECTIVES, Objective)
+        if self.is_point:
+            raise IncompatibleError("a point mass has no log q, and no bound.")
+        return objective_value(Kernel(self._sites.model), self.q, wanted, num_draws=num_draws, seed=seed)
+
     def to_arviz(self, n: int = 4000, *, seed: int = 0) -> Any:
         """An ArviZ object with one chain of draws, the observed data, and the verdict as attributes.
 

@@ -32,11 +32,22 @@ ALGORITHMS: dict[str, Callable[[], algorithms.Algorithm]] = {
     "gradient_vi": algorithms.GradientVI,
     "maximum": algorithms.Maximum,
 }
-OBJECTIVES: dict[str, Callable[[], objectives.Objective]] = {"elbo": objectives.ELBO}
+OBJECTIVES: dict[str, Callable[[], objectives.Objective]] = {
+    "elbo": objectives.ELBO,
+    "elbo_entropy": lambda: objectives.ELBO(form="entropy"),
+    "elbo_prior": lambda: objectives.ELBO(form="prior"),
+    "importance_weighted": objectives.ImportanceWeighted,
+    "renyi": objectives.Renyi,
+    "tail_adaptive": objectives.TailAdaptive,
+    "forward_kl": objectives.ForwardKL,
+    "chi_upper_bound": objectives.ChiUpperBound,
+}
 GRADIENTS: dict[str, Callable[[], gradients.Gradient]] = {
     "reparameterized": gradients.Reparameterized,
     "sticking_the_landing": gradients.StickingTheLanding,
+    "doubly_reparameterized": gradients.DoublyReparameterized,
     "score_function": gradients.ScoreFunction,
+    "self_normalized": gradients.SelfNormalized,
 }
 
 

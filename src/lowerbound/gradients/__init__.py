@@ -1,13 +1,23 @@
 """Its slope: gradient estimators, and which objective each is right for."""
 
-from lowerbound.gradients.base import Gradient
+from lowerbound.gradients.base import Gradient, Slope
+from lowerbound.gradients.doubly_reparameterized import DoublyReparameterized
 from lowerbound.gradients.reparameterized import Reparameterized
 from lowerbound.gradients.score_function import ScoreFunction
+from lowerbound.gradients.self_normalized import SelfNormalized
 from lowerbound.gradients.sticking_the_landing import StickingTheLanding
+from lowerbound.gradients.table import COMPATIBLE, REFUSED, check_pair, default_gradient
 
-#: Which gradients estimate which objective without bias. The documentation prints it, the tests enumerate it.
-COMPATIBLE: dict[str, tuple[str, ...]] = {
-    "elbo": ("reparameterized", "sticking_the_landing", "score_function"),
-}
-
-__all__ = ["COMPATIBLE", "Gradient", "Reparameterized", "ScoreFunction", "StickingTheLanding"]
+__all__ = [
+    "COMPATIBLE",
+    "REFUSED",
+    "DoublyReparameterized",
+    "Gradient",
+    "Reparameterized",
+    "ScoreFunction",
+    "SelfNormalized",
+    "Slope",
+    "StickingTheLanding",
+    "check_pair",
+    "default_gradient",
+]

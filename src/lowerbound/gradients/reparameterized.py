@@ -1,11 +1,10 @@
-"""The reparameterisation gradient (Kingma & Welling 2014)."""
+"""The reparameterisation gradient (Kingma & Welling 2014; Rezende, Mohamed & Wierstra 2014)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from lowerbound.gradients.base import Gradient
+from lowerbound.gradients.base import Gradient, Slope, held
 
 
 @dataclass(frozen=True)
@@ -14,8 +13,12 @@ class Reparameterized(Gradient):
 
     name = "reparameterized"
 
-    def surrogate(self, objective, log_joint, build, parameters, noise) -> tuple[Any, Any]:
+    def surrogate(self, objective, target, build, parameters, noise) -> Slope:
         q = build(parameters)
         z = q.transform(noise)
-        value = objective.value(log_joint(z), q.log_prob(z))
-        return value, value
+        log_q = q.log_prob(z)
+        inner = objective.integrand(target, z, log_q)
+        value = objective.value(inner) + objective.analytic(target, q)
+        # Where log q has been taken in closed form, the ELBO's estimate is the value itself.
+        elbo = value if objective.name.startswith("elbo") else held(inner).mean()
+        return Slope(objective.sense * value, value, elbo)

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import jax
-
-from lowerbound.gradients.base import Gradient
+from lowerbound.gradients.base import Gradient, Slope, held
 
 
 @dataclass(frozen=True)
 class StickingTheLanding(Gradient):
-    """As the reparameterised gradient, without the term E_q[d/dphi log q_phi(z)].
+    """As the reparameterised gradient, without the term E_q[h_i d/dphi log q_phi(z_i)].
 
-    That term is zero in expectation (the score has mean zero) but not in any one sample; without it every
-    draw's gradient vanishes where q equals the posterior, so the iterates come to rest there.
+    Where h is the mean, that term is zero in expectation (the score has mean zero) but not in any one sample; without
+    it every draw's gradient vanishes where q equals the posterior, so the iterates come to rest there. Where h_i
+    depends on the draws it is not zero, and leaving it out is a bias: ``DoublyReparameterized`` keeps it.
     """
 
     name = "sticking_the_landing"
 
-    def surrogate(self, objective, log_joint, build, parameters, noise) -> tuple[Any, Any]:
+    def surrogate(self, objective, target, build, parameters, noise) -> Slope:
         z = build(parameters).transform(noise)
-        fixed = build(jax.lax.stop_gradient(parameters))
-        value = objective.value(log_joint(z), fixed.log_prob(z))
-        return value, value
+        log_weights = objective.integrand(target, z, build(held(parameters)).log_prob(z))
+        value = objective.value(log_weights)
+        return Slope(objective.sense * value, value, held(log_weights).mean())

@@ -1,0 +1,85 @@
+"""The value of an objective at a fitted q, with its standard error, and whether to believe it.
+
+Objectives of K draws are means over sets of K draws. Those that are expectations under the posterior (the forward KL,
+the chi upper bound) are taken of all draws at once, since for finitely many they are too small, and their error is that
+of a jackknife which leaves out one block of draws at a time.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import jax
+import numpy as np
+
+from lowerbound.diagnostics.estimate import Estimate
+from lowerbound.diagnostics.pareto import smooth
+from lowerbound.errors import IncompatibleError, TrustWarning
+from lowerbound.families import Block
+from lowerbound.kernel import Kernel
+from lowerbound.objectives import Objective, Target, Weighted, gaussian_prior
+from lowerbound.precision import float64
+
+_BLOCKS = 32
+#: k-hat from which means of weights cannot be believed (Vehtari et al. 2024).
+_K_HAT = 0.7
+
+
+def objective_value(
+    kernel: Kernel, q: Block, objective: Objective, *, num_draws: int = 8192, seed: int = 0
+) -> Estimate:
+    """An objective at q.
+
+    Args:
+        kernel: The compiled log density.
+        q: A distribution with a density.
+        objective: What to estimate.
+        num_draws: Draws of q; rounded up to whole sets of ``objective.num_samples``.
+        seed: Of the draws.
+
+    Returns:
+        Its value in nats and the standard error.
+
+    Raises:
+        IncompatibleError: the objective takes a Gaussian prior apart, and the model has none.
+
+    Warns:
+        TrustWarning: the tail of the weights is too heavy for the objective: k-hat above 0.7.
+
+    Cost: ``num_draws`` evaluations.
+    """
+    prior = gaussian_prior(kernel.model) if objective.needs_prior else None
+    if objective.needs_prior and prior is None:
+        raise IncompatibleError(
+            f"{objective.name} needs a latent with a Normal prior whose location and scale are numbers; "
+            f"{kernel.model.name!r} has none."
+        )
+    size = -(-num_draws // (_BLOCKS if isinstance(objective, Weighted) else objective.num_samples))
+    size = size * _BLOCKS if isinstance(objective, Weighted) else size * objective.num_samples
+    x = q.sample(np.random.default_rng([seed, 0x0B]), size)
+    log_joint, log_q = kernel(x)[0], np.asarray(q.log_prob(x))
+    if isinstance(objective, Weighted):
+        _believe(objective, log_joint - log_q)
+    with float64():
+        inner = np.asarray(objective.integrand(Target(lambda _: log_joint, prior), x, log_q))
+        if isinstance(objective, Weighted):
+            value = float(objective.value(inner))
+            blocks = inner.reshape(_BLOCKS, -1)
+            left = np.stack([np.delete(blocks, i, 0).ravel() for i in range(_BLOCKS)])
+            without = np.asarray(jax.vmap(objective.value)(left))
+            return Estimate(value, float(np.sqrt((_BLOCKS - 1) * without.var())))
+        sets = np.asarray(jax.vmap(objective.value)(inner.reshape(-1, objective.num_samples)))
+        added = float(objective.analytic(Target(lambda _: log_joint, prior), q))
+    return Estimate(float(sets.mean()) + added, float(sets.std(ddof=1) / np.sqrt(len(sets))))
+
+
+def _believe(objective: Weighted, log_weights: np.ndarray) -> None:
+    """Warn where the weights' tail says that their mean has not settled."""
+    _, k_hat = smooth(objective.power * log_weights)
+    if k_hat > _K_HAT:
+        warnings.warn(
+            f"{objective.name} cannot be believed here: k-hat of the weights to the power {objective.power:g} is "
+            f"{k_hat:.2f} ({objective.caution}).",
+            TrustWarning,
+            stacklevel=4,
+        )
