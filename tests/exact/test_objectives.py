@@ -162,8 +162,8 @@ def test_which_priors_have_a_closed_form():
     assert [model.coordinate_names()[i] for i in prior.index] == ["mu", "beta[0]", "beta[1]"]
     assert np.allclose(prior.mean, [1.0, 0.5, -0.5]) and np.allclose(prior.sd, [3.0, 1.0, 2.0])
     with float64():
-        moved = prior.rescaled(np.full(7, 2.0), np.full(7, 0.5))
-        y = np.random.default_rng(0).standard_normal((3, 7))
+        moved = prior.rescaled(np.full(8, 2.0), np.full(8, 0.5))
+        y = np.random.default_rng(0).standard_normal((3, 8))
         np.testing.assert_allclose(moved.log_prob(y), prior.log_prob(2.0 + 0.5 * y) + 3 * np.log(0.5))
 
 

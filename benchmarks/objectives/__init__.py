@@ -1,0 +1,1 @@
+"""Objectives and gradients, measured."""
