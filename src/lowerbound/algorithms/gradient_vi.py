@@ -104,15 +104,18 @@ class GradientVI(Algorithm):
     def __post_init__(self) -> None:
         if not isinstance(self.objective, Objective):
             raise IncompatibleError(f"objective is {self.objective!r}; needed: lb.objectives.ELBO(num_samples=...).")
-        if self.gradient is None:
-            object.__setattr__(self, "gradient", default_gradient(self.objective))
-        if not isinstance(self.gradient, Gradient):
+        if not isinstance(self.estimator, Gradient):
             raise IncompatibleError(f"gradient is {self.gradient!r}; needed: lb.gradients.Reparameterized(), ...")
-        check_pair(self.objective, self.gradient)
+        check_pair(self.objective, self.estimator)
         if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
             raise IncompatibleError(
                 f"optimizer is {self.optimizer!r}; needed: an optax optimiser, such as optax.adam(0.01)."
             )
+
+    @property
+    def estimator(self) -> Gradient:
+        """The gradient that is used."""
+        return default_gradient(self.objective) if self.gradient is None else self.gradient
 
     def rule(self) -> str:
         end = "after its rate was cut three times" if self.optimizer is None else "with the given optimiser"
@@ -192,8 +195,7 @@ class GradientVI(Algorithm):
         optimizer, lifted, family = self._optimizer(), state.kernel.log_density, state.family
         shift, scale = state.shift, state.scale
         prior = gaussian_prior(state.kernel.model) if self.objective.needs_prior else None
-        gradient_of, sense = self.gradient, self.objective.sense
-        assert gradient_of is not None
+        estimator, sense = self.estimator, self.objective.sense
 
         def chunk(parameters: Any, opt_state: Any, key: Any, shift: Any, scale: Any, arguments: Any) -> Any:
             def log_joint(y: Any) -> Any:
@@ -205,7 +207,7 @@ class GradientVI(Algorithm):
                 target = Target(log_joint, None if prior is None else prior.rescaled(shift, scale))
 
                 def loss(phi: Any) -> Any:
-                    found = gradient_of.surrogate(self.objective, target, family.from_parameters, phi, noise)
+                    found = estimator.surrogate(self.objective, target, family.from_parameters, phi, noise)
                     return -found.surrogate, (sense * found.value, found.elbo)
 
                 (_, (value, elbo)), gradient = jax.value_and_grad(loss, has_aux=True)(parameters)
