@@ -80,8 +80,8 @@ def gaussian_prior(model: Model) -> GaussianPrior | None:
     return GaussianPrior(index, mean, sd)
 
 
-def _normal(fn: Any) -> dist.Normal | None:
-    """The Normal under ``expand`` and ``to_event``."""
+def _normal(fn: Any) -> Any:
+    """The Normal under ``expand`` and ``to_event``; None if it is another."""
     while isinstance(fn, (dist.Independent, dist.ExpandedDistribution)):
         fn = fn.base_dist
     return fn if type(fn) is dist.Normal else None
