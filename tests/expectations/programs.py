@@ -30,6 +30,8 @@ from tests.measure import z_score
 LOG = IDENTITY.log()[1]
 #: How narrow q is made: a wide one shows wrong moments, a narrow one anything that takes the wrong elements.
 SHARPNESS = (1.0, 1e4)
+#: What runs a few times: what the compiler would gain is less than what it takes.
+HASTY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 #: Draws at once: large batches of small matrices are slow to factorise.
 ROWS = 400
 
@@ -197,9 +199,8 @@ class Programs:
             found = self.model.distributions(latents, arguments)
             return {f.site: jnp.sum(f.log_prob) for f in found if f.observed or priors}
 
-        # Each program runs twice: what the compiler would gain is less than what it takes. (Not for matrices.)
-        hasty = {} if priors else {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-        self._each = jax.jit(jax.vmap(each, in_axes=(0, None)), compiler_options=hasty)
+        # (Not for matrices.)
+        self._each = jax.jit(jax.vmap(each, in_axes=(0, None)), compiler_options={} if priors else HASTY)
 
     def log_densities(self, latents: Mapping[str, Any]) -> dict[str, Any]:
         """Of every factor that is not a prior, at draws of all latents."""
