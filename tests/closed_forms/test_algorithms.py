@@ -72,7 +72,9 @@ def test_the_elbo_read_off_a_sweep_is_that_of_its_q(name):
         values = [[np.asarray(n[k], float) for k in b.keys] for b, n in zip(factored.blocks, naturals, strict=True)]
 
         def elbo(values):
-            return factored.elbo([dict(zip(b.keys, v, strict=True)) for b, v in zip(factored.blocks, values, strict=True)])
+            return factored.elbo(
+                [dict(zip(b.keys, v, strict=True)) for b, v in zip(factored.blocks, values, strict=True)]
+            )
 
         whole = float(jax.jit(elbo)(values))
     assert whole == pytest.approx(state.elbo, rel=1e-10)
