@@ -5,10 +5,17 @@ from __future__ import annotations
 import signal
 import warnings
 
+import scipy.linalg  # noqa: F401  (so that its BLAS is there to be limited)
+from threadpoolctl import ThreadpoolController
+
 # ArviZ warns of its coming refactoring once a day, wherever it happens to be imported first.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import arviz  # noqa: F401
+
+# One BLAS thread, as in every fit (lowerbound.threads), for tests that call a part of one: with two of them some take
+# four times the CPU seconds alone, and far more beside another worker.
+ThreadpoolController().limit(limits=1, user_api="blas")
 
 # A shell that runs the suite in the background makes it, and what it starts, deaf to Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -178,14 +178,14 @@ def test_a_mean_field_family_on_a_correlated_posterior_is_too_narrow():
         b = numpyro.sample("b", dist.Normal(0, 1))
         numpyro.sample("y", dist.Normal(a + b, 0.2), obs=y)
 
-    q = lb.calibrate(model, {"y": 0.0}, family="diagonal", source="q", num_datasets=24, num_draws=128)
+    q = lb.calibrate(model, {"y": 0.0}, family="diagonal", source="q", num_datasets=20, num_draws=128)
     assert not q.ok
     assert q.miscalibrated()["a"] == q.miscalibrated()["b"] == "too narrow"
     assert q.is_trusted.sum() == 0, "CORRECTED says that q is wrong"
 
 
 def test_real_fits_of_an_exact_family_pass():
-    assert lb.calibrate(conjugate, {"y": 0.0}, source="q", num_datasets=30).ok
+    assert lb.calibrate(conjugate, {"y": 0.0}, source="q", num_datasets=20).ok
 
 
 def test_the_same_seed_gives_the_same_ranks():
@@ -219,9 +219,9 @@ def test_a_log_density_with_its_simulator():
 
     density = lb.LogDensity(log_joint, {"slope": lb.Site(constraints.real)})
     data = {"x": np.arange(3.0)}
-    calibration = lb.calibrate(density, data, simulate=simulate, num_datasets=30)
+    calibration = lb.calibrate(density, data, simulate=simulate, num_datasets=20)
     assert calibration.ok and calibration.names == ("slope", "log_joint")
-    assert not lb.calibrate(density, data, simulate=confused, num_datasets=30).ok
+    assert not lb.calibrate(density, data, simulate=confused, num_datasets=20).ok
 
 
 def test_ctrl_c_returns_what_there_is(monkeypatch):

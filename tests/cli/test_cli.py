@@ -1,4 +1,7 @@
-"""The command line as a person meets it: in a process of its own, by exit code, stdout and stderr."""
+"""The command line as a person meets it, by exit code, stdout and stderr: each command in a process of its own.
+
+What else there is to say of a command is tried in this process, which has imported JAX already.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ import pandas as pd
 import pytest
 
 import lowerbound
+from lowerbound.cli import app
 from lowerbound.examples import names
 
 TRUSTED, BAD_INPUT, NOT_TRUSTED, INTERRUPTED = 0, 2, 3, 130
@@ -89,6 +93,30 @@ def run(place):
     return run
 
 
+@pytest.fixture
+def inside(place, capsys, monkeypatch):
+    """As ``run``, without a process."""
+
+    def inside(*arguments):
+        monkeypatch.chdir(place)
+        before, path = set(sys.modules), list(sys.path)
+        code = TRUSTED
+        capsys.readouterr()
+        try:
+            app(list(map(str, arguments)))
+        except SystemExit as e:
+            code = e.code
+        finally:
+            sys.path[:] = path
+            for name in set(sys.modules) - before:  # the model and its neighbours, which are another's next time
+                if str(getattr(sys.modules[name], "__file__", None)).startswith(str(place)):
+                    del sys.modules[name]
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    return inside
+
+
 def refused(result, *words):
     """Exit code 2, one ``error:`` with these words, no traceback, nothing on stdout."""
     assert result.returncode == BAD_INPUT, result.stderr
@@ -135,15 +163,19 @@ def test_examples(run):
     assert [line.split()[0] for line in result.stdout.splitlines()] == names()
 
 
-def test_explain(run):
-    for arguments in (("eight-schools",), ("line.py", "--data", "data.csv"), ("line.py:chatty", "--data", "data.csv")):
-        result = run("explain", *arguments)
+def test_explain(run, inside):
+    for call, *arguments in (
+        (inside, "eight-schools"),
+        (inside, "line.py", "--data", "data.csv"),
+        (run, "line.py:chatty", "--data", "data.csv"),
+    ):
+        result = call("explain", *arguments)
         assert result.returncode == 0, result.stderr
         assert result.stdout.startswith("Plan of ")
         assert "lb.fit with no options: algorithm" in result.stdout
         assert "\x1b" not in result.stdout and max(map(len, result.stdout.splitlines())) <= 120
     assert "printed by the model" in result.stderr, "what a model prints does not mix with the answer"
-    latex = run("explain", "line.py", "--data", "data.csv", "--latex")
+    latex = inside("explain", "line.py", "--data", "data.csv", "--latex")
     assert latex.returncode == 0 and latex.stdout.startswith("\\begin{align*}") and "Plan of" not in latex.stdout
 
 
@@ -157,15 +189,15 @@ def test_explain(run):
     ],
     ids=str,
 )
-def test_explain_refused_with_a_reason(run, arguments, words):
-    refused(run("explain", *arguments), *words)
+def test_explain_refused_with_a_reason(inside, arguments, words):
+    refused(inside("explain", *arguments), *words)
 
 
 # -- bad input ---------------------------------------------------------------------------------------
 
 
-def test_no_model(run):
-    result = run("fit")
+def test_no_model(inside):
+    result = inside("fit")
     assert result.returncode == BAD_INPUT
     assert "MODEL" in result.stderr
 
@@ -190,8 +222,8 @@ def test_no_model(run):
         (["eight-schools", "--algorithm", "no such"], ["unknown algorithm 'no such'"]),
     ],
 )
-def test_refused_with_a_reason(run, arguments, words):
-    refused(run("fit", *arguments), *words)
+def test_refused_with_a_reason(inside, arguments, words):
+    refused(inside("fit", *arguments), *words)
 
 
 @pytest.mark.parametrize(
@@ -202,8 +234,8 @@ def test_refused_with_a_reason(run, arguments, words):
         (["line.py:density", "--data", "data.csv"], ["a log density: it cannot be simulated from"]),
     ],
 )
-def test_calibrate_refused_with_a_reason(run, arguments, words):
-    refused(run("calibrate", *arguments), *words)
+def test_calibrate_refused_with_a_reason(inside, arguments, words):
+    refused(inside("calibrate", *arguments), *words)
 
 
 @pytest.mark.parametrize(
@@ -220,15 +252,19 @@ def test_calibrate_refused_with_a_reason(run, arguments, words):
         ("bad.parquet", "not parquet", ["cannot read bad.parquet"]),
     ],
 )
-def test_data_refused_with_a_reason(run, place, name, text, words):
+def test_data_refused_with_a_reason(inside, place, name, text, words):
     (place / name).write_text(text)
-    refused(run("fit", "line.py:model", "--data", name), *words)
+    refused(inside("fit", "line.py:model", "--data", name), *words)
 
 
-def test_show_refuses_what_is_no_posterior(run, place):
+def test_show_refuses_what_is_no_posterior(run, inside, place):
     refused(run("show", "missing.lb"), "there is no file missing.lb")
     (place / "not.lb").write_text("not a posterior")
-    refused(run("show", "not.lb"), "not.lb")
+    refused(inside("show", "not.lb"), "not.lb")
+
+
+def test_refused_in_a_process_of_its_own(run):
+    refused(run("fit", "broken.py:model"), "importing broken.py failed at line 3: ZeroDivisionError: division by zero")
 
 
 # -- fits --------------------------------------------------------------------------------------------
@@ -269,10 +305,10 @@ def test_fit_save_show(run, place):
     assert np.all(abs(np.array([mean["a"], mean["b"]]) - exact) < 0.1 * sd)
 
 
-def test_every_format_gives_the_same_answer(run):
+def test_every_format_gives_the_same_answer(inside):
     answers = []
     for name in ("data.csv", "data.parquet", "data.npz", "data.json"):
-        result = run("fit", "line.py:model", "--data", name, "--json")
+        result = inside("fit", "line.py:model", "--data", name, "--json")
         assert result.returncode == TRUSTED, result.stderr
         answers.append(json.loads(result.stdout)["summary"])
     for other in answers[1:]:
@@ -280,19 +316,19 @@ def test_every_format_gives_the_same_answer(run):
             assert other[parameter] == pytest.approx(row, rel=1e-6, abs=1e-9)
 
 
-def test_columns_that_the_model_does_not_take_are_named(run):
-    result = run("fit", "line.py:model", "--data", "wide.csv", "--json")
+def test_columns_that_the_model_does_not_take_are_named(inside):
+    result = inside("fit", "line.py:model", "--data", "wide.csv", "--json")
     assert result.returncode == TRUSTED, result.stderr
     assert "left out of wide.csv, since the model does not take them: row id, note" in result.stderr
 
 
-def test_a_model_that_takes_anything_gets_everything(run):
-    result = run("fit", "line.py:anything", "--data", "data.csv", "--quiet")
+def test_a_model_that_takes_anything_gets_everything(inside):
+    result = inside("fit", "line.py:anything", "--data", "data.csv", "--quiet")
     assert (result.returncode, result.stdout, result.stderr) == (TRUSTED, "", "")
 
 
-def test_a_log_density_gives_the_same_answer_as_the_model(run):
-    one, two = (run("fit", f"line.py:{name}", "--data", "wide.csv", "--json") for name in ("model", "density"))
+def test_a_log_density_gives_the_same_answer_as_the_model(inside):
+    one, two = (inside("fit", f"line.py:{name}", "--data", "wide.csv", "--json") for name in ("model", "density"))
     assert two.returncode == TRUSTED, two.stderr
     assert "does not take them: row id, note" in two.stderr
     one, two = (json.loads(r.stdout)["summary"] for r in (one, two))
@@ -300,12 +336,12 @@ def test_a_log_density_gives_the_same_answer_as_the_model(run):
         assert two[parameter]["mean"] == pytest.approx(one[parameter]["mean"], abs=0.05 * one[parameter]["sd"])
 
 
-def test_the_model_is_called_model_by_default(run, place):
+def test_the_model_is_called_model_by_default(inside, place):
     folder = place / "models.py.d"
     folder.mkdir()
     for name in ("line.py", "helper.py"):
         (folder / name).write_text((place / name).read_text())
-    result = run("fit", "models.py.d/line.py", "--data", "data.csv", "--quiet")
+    result = inside("fit", "models.py.d/line.py", "--data", "data.csv", "--quiet")
     assert result.returncode == TRUSTED, result.stderr
 
 
@@ -338,13 +374,13 @@ def test_not_trusted_exits_with_3(run):
     assert "TrustWarning" not in result.stderr
 
 
-def test_calibrate(run):
+def test_calibrate(run, inside):
     result = run("calibrate", "line.py:model", "--data", "data.csv", "--num-datasets", "20", "--source", "q")
     assert result.returncode == TRUSTED, result.stdout + result.stderr
     for word in ("Calibration of model", "log_likelihood", "OK: ", "fits: 20 TRUSTED"):
         assert word in result.stdout
     # Too few to say anything is not calibrated.
-    result = run("calibrate", "line.py:chatty", "--data", "data.csv", "--num-datasets", "2", "--json")
+    result = inside("calibrate", "line.py:chatty", "--data", "data.csv", "--num-datasets", "2", "--json")
     assert result.returncode == NOT_TRUSTED, result.stderr
     answer = json.loads(result.stdout)
     assert answer["ok"] is False and "too few" in answer["sentence"]
@@ -353,8 +389,8 @@ def test_calibrate(run):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "npz", "parquet"])
-def test_draws(run, place, suffix):
-    result = run("fit", "eight-schools", "--draws", f"eight.{suffix}", "--num-draws", "50", "--quiet")
+def test_draws(inside, place, suffix):
+    result = inside("fit", "eight-schools", "--draws", f"eight.{suffix}", "--num-draws", "50", "--quiet")
     assert result.returncode in FITTED, result.stderr
     path: Path = place / f"eight.{suffix}"
     if suffix == "npz":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -30,6 +31,8 @@ from tests.measure import z_score
 LOG = IDENTITY.log()[1]
 #: How narrow q is made: a wide one shows wrong moments, a narrow one anything that takes the wrong elements.
 SHARPNESS = (1.0, 1e4)
+#: What runs a few times: what the compiler would gain is less than what it takes.
+HASTY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 #: Draws at once: large batches of small matrices are slow to factorise.
 ROWS = 400
 
@@ -116,12 +119,33 @@ def some_gaussian(block: Any, rng: np.random.Generator, sharp: float) -> tuple[n
     return 0.8 * rng.standard_normal((*block.plate_shape, size)), p
 
 
+#: Blocks of several operations, each of which JAX would compile by itself; the others' few are compiled once a shape.
+LONG = (families.NormalGammaBlock, families.NormalWishartBlock, families.WishartBlock, families.TabulatedBlock)
+
+
+@lru_cache(maxsize=8)
+def _compiled(block: Any) -> Callable:
+    def moments(values: list) -> list:
+        found = block.moments(dict(zip(block.keys, values, strict=True)))
+        return [found[k] for k in block.keys]
+
+    return jax.jit(moments, compiler_options=HASTY)
+
+
+def moments_of(block: Any, naturals: Mapping) -> dict:
+    """As NumPy's arrays."""
+    if isinstance(block, LONG):
+        found = dict(zip(block.keys, _compiled(block)([naturals[k] for k in block.keys]), strict=True))
+    else:
+        found = block.moments(naturals)
+    return {k: np.asarray(v) for k, v in found.items()}
+
+
 def moments_and_draws(block: Any, rng: np.random.Generator, sharp: float, n: int) -> tuple[dict, dict]:
     """Of some q of a block. (A Gaussian's in NumPy: JAX would compile each shape that there is.)"""
     if not isinstance(block, families.JointGaussianBlock):
         naturals = some_naturals(block, rng, sharp)
-        moments = {k: np.asarray(v) for k, v in block.moments(naturals).items()}
-        return moments, block.sample(rng, naturals, n)
+        return moments_of(block, naturals), block.sample(rng, naturals, n)
     mean, p = some_gaussian(block, rng, sharp)
     covariance = np.linalg.inv(p)
     moments: dict = {k: block._back(name, mean[..., block.slices[name]]) for name, k in block.first.items()}
@@ -197,9 +221,8 @@ class Programs:
             found = self.model.distributions(latents, arguments)
             return {f.site: jnp.sum(f.log_prob) for f in found if f.observed or priors}
 
-        # Each program runs twice: what the compiler would gain is less than what it takes. (Not for matrices.)
-        hasty = {} if priors else {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-        self._each = jax.jit(jax.vmap(each, in_axes=(0, None)), compiler_options=hasty)
+        # (Not for matrices.)
+        self._each = jax.jit(jax.vmap(each, in_axes=(0, None)), compiler_options={} if priors else HASTY)
 
     def log_densities(self, latents: Mapping[str, Any]) -> dict[str, Any]:
         """Of every factor that is not a prior, at draws of all latents."""

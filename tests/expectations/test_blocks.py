@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special, stats
@@ -13,7 +14,7 @@ from lowerbound.expectations.functions import IDENTITY
 from lowerbound.families import exponential as families
 from lowerbound.families.exponential.base import blend
 from lowerbound.precision import float64
-from tests.expectations.programs import LOG, some_naturals
+from tests.expectations.programs import HASTY, LOG, some_naturals
 from tests.measure import assert_mean
 
 INVERSE = IDENTITY.power(-1.0)
@@ -86,8 +87,35 @@ def natural_of(name: str, seed: int = 0) -> dict:
     return natural
 
 
-def moments_as_lists(block, natural):
-    return block.moments(dict(zip(block.keys, natural, strict=True)))
+@cache
+def compiled(name: str):
+    """``(natural, direction) -> entropy, moments, whether proper, and how the first two move``.
+
+    All of them together, so that a block is compiled once: as single operations JAX would compile each by itself.
+    """
+    block = BLOCKS[name]
+
+    def both(values):
+        natural = dict(zip(block.keys, values, strict=True))
+        moments = block.moments(natural)
+        return block.entropy(natural), [moments[k] for k in block.keys]
+
+    def everything(natural: list, direction: list):
+        (entropy, moments), (slope, moved) = jax.jvp(both, (natural,), (direction,))
+        return entropy, moments, block.proper(dict(zip(block.keys, natural, strict=True))), slope, moved
+
+    return jax.jit(everything, compiler_options=HASTY)
+
+
+def evaluated(name: str, natural: dict, direction: list | None = None):
+    """Entropy, moments by key, and whether it is proper; with a direction, how entropy and moments move."""
+    block = BLOCKS[name]
+    values = [np.asarray(natural[k], float) for k in block.keys]
+    along = [np.zeros_like(v) for v in values] if direction is None else direction
+    entropy, moments, proper, slope, moved = compiled(name)(values, along)
+    if direction is not None:
+        return float(slope), moved
+    return float(entropy), {k: np.asarray(m) for k, m in zip(block.keys, moments, strict=True)}, bool(proper)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,19 +123,14 @@ def test_moments_are_the_gradient_of_the_log_partition(name):
     """H = A - eta . E[t] with dA / deta = E[t], so that dH = -eta . dE[t] in every direction."""
     block = BLOCKS[name]
     with float64():
-        natural = [jnp.asarray(natural_of(name)[k], float) for k in block.keys]
-
-        def parts(values):
-            moments = moments_as_lists(block, values)
-            return block.entropy(dict(zip(block.keys, values, strict=True))), [moments[k] for k in block.keys]
-
+        natural = [np.asarray(natural_of(name)[k], float) for k in block.keys]
         rng = np.random.default_rng(3)
-        direction = [0.1 * rng.standard_normal(np.shape(n)) * np.asarray(jnp.abs(n)) for n in natural]
+        direction = [0.1 * rng.standard_normal(np.shape(n)) * np.abs(n) for n in natural]
         if isinstance(block, JOINT):
-            direction = [0.1 * np.asarray(n) * s for n, s in zip(natural, rng.uniform(0.5, 1.5, 9), strict=False)]
-        (_, _), (slope, moved) = jax.jvp(parts, (natural,), (direction,))
-        along = sum(float((n * m).sum()) for n, m in zip(natural, moved, strict=True))
-        np.testing.assert_allclose(float(slope), -along, rtol=1e-6, atol=1e-8)
+            direction = [0.1 * n * s for n, s in zip(natural, rng.uniform(0.5, 1.5, 9), strict=False)]
+        slope, moved = evaluated(name, natural_of(name), direction)
+        along = sum(float((n * np.asarray(m)).sum()) for n, m in zip(natural, moved, strict=True))
+        np.testing.assert_allclose(slope, -along, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -115,7 +138,7 @@ def test_entropy_is_that_of_the_density(name):
     block, natural = BLOCKS[name], natural_of(name)
     with float64():
         draws = block.sample(np.random.default_rng(1), natural, DRAWS)
-        assert_mean(-block.log_prob(natural, draws), float(block.entropy(natural)), "entropy")
+        assert_mean(-block.log_prob(natural, draws), evaluated(name, natural)[0], "entropy")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -123,7 +146,7 @@ def test_draws_have_the_stated_moments(name):
     block, natural = BLOCKS[name], natural_of(name)
     with float64():
         draws = block.sample(np.random.default_rng(2), natural, DRAWS)
-        moments = {k: np.asarray(v) for k, v in block.moments(natural).items()}
+        _, moments, _ = evaluated(name, natural)
         for latent, (mean, variance) in block.mean_and_variance(natural).items():
             x = np.asarray(draws[latent], float)
             assert x.shape[1:] == np.shape(mean) == np.shape(variance)
@@ -154,7 +177,7 @@ def statistics(block, draws) -> dict:
         own = np.linalg.inv(x) if block.inverse else x
         return {block.matrix: own, block.log_det: np.linalg.slogdet(x)[1]}
     if isinstance(block, (families.NormalGammaBlock, families.NormalWishartBlock)):
-        found = jax.vmap(lambda values: [statistics_at(block, values)[k] for k in block.keys])(dict(draws))
+        found = jax.jit(jax.vmap(lambda values: [statistics_at(block, values)[k] for k in block.keys]))(dict(draws))
         return dict(zip(block.keys, map(np.asarray, found), strict=True))
     return {k: np.asarray(f(x, np)) for k, f in block.statistics.items()}
 
@@ -185,9 +208,8 @@ def test_start_and_blends_are_proper(name):
         other = natural_of(name)
         assert set(start) == set(block.keys) == set(other)
         for natural in (start, other, blend(start, other, 0.3)):
-            assert bool(block.proper(natural))
-            assert np.isfinite(float(block.entropy(natural)))
-            assert all(np.isfinite(np.asarray(v)).all() for v in block.moments(natural).values())
+            entropy, moments, proper = evaluated(name, natural)
+            assert proper and np.isfinite(entropy) and all(np.isfinite(v).all() for v in moments.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -197,10 +219,10 @@ def test_improper_naturals_are_found_out(name):
         return  # any finite weights are probabilities
     with float64():
         natural = {k: np.asarray(v, float) for k, v in natural_of(name).items()}
-        assert bool(block.proper(natural))
+        assert evaluated(name, natural)[2]
         turned = {k: -v for k, v in natural.items()}
         turned = {k: v - 3 if "log" in str(k) or k == LOG else v for k, v in turned.items()}
-        assert not bool(block.proper(turned))
+        assert not evaluated(name, turned)[2]
 
 
 @pytest.mark.parametrize("name", ["gamma", "inverse gamma", "half normal", "root", "beta", "log-normal", "normal"])

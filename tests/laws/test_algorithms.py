@@ -7,6 +7,7 @@ import itertools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import jax
 import numpy as np
@@ -39,27 +40,31 @@ def _fit(fitter: Fitter, seed: int = 0, rows: int = 0, **options) -> lb.Posterio
         )
 
 
-@pytest.fixture(scope="module")
-def fitted() -> dict[str, lb.Posterior]:
-    return {f.name: _fit(f) for f in ALGORITHMS}
+@cache
+def fitted(fitter: Fitter, seed: int = 0) -> lb.Posterior:
+    return _fit(fitter, seed)
+
+
+def named(name: str) -> lb.Posterior:
+    return fitted(next(f for f in ALGORITHMS if f.name == name))
 
 
 @fitters
-def test_same_seed_same_bits_and_another_seed_others(fitter: Fitter, fitted):
-    first, again = fitted[fitter.name], _fit(fitter)
+def test_same_seed_same_bits_and_another_seed_others(fitter: Fitter):
+    first, again = fitted(fitter), _fit(fitter)
     for k, v in first.q.arrays().items():
         assert np.array_equal(v, again.q.arrays()[k]), k
     assert np.array_equal(first.trace.elbo, again.trace.elbo, equal_nan=True)
     assert np.array_equal(first.log_weights, again.log_weights)
     assert first.log_evidence == again.log_evidence or np.isnan(first.log_evidence.value)
-    other = _fit(fitter, seed=1)
+    other = fitted(fitter, 1)
     assert any(not np.array_equal(v, other.q.arrays()[k]) for k, v in first.q.arrays().items())
 
 
 @fitters
-def test_seeds_agree_on_the_answer(fitter: Fitter, fitted):
+def test_seeds_agree_on_the_answer(fitter: Fitter):
     # Different noise, the same q: to a tenth of a standard deviation, a tenth of a log standard deviation.
-    first, other = fitted[fitter.name].q, _fit(fitter, seed=1).q
+    first, other = fitted(fitter).q, fitted(fitter, 1).q
     sd = np.sqrt(first.variance()) if first.noise_dimension else np.full(first.dimension, 1e-2)
     assert np.abs((first.mean - other.mean) / sd).max() < 0.1
     if first.noise_dimension:
@@ -85,15 +90,15 @@ def compilations() -> Iterator[list[str]]:
 
 
 @fitters
-def test_a_second_fit_of_the_same_shapes_compiles_nothing(fitter: Fitter, fitted):
-    fitted[fitter.name].mean()
+def test_a_second_fit_of_the_same_shapes_compiles_nothing(fitter: Fitter):
+    fitted(fitter).mean()
     known = set(kernels._executables)
     with compilations() as events:
         again = _fit(fitter, rows=5)
         again.mean()
     assert events == [], f"{len(events)} programs were compiled again"
     assert set(kernels._executables) == known
-    assert not np.array_equal(again.q.mean, fitted[fitter.name].q.mean), "the new data were not used"
+    assert not np.array_equal(again.q.mean, fitted(fitter).q.mean), "the new data were not used"
 
 
 def test_other_shapes_do_compile():
@@ -179,18 +184,19 @@ def test_score_regression_steps_do_not_lower_the_elbo(fitter: Fitter, seed):
     assert accepted >= 2
 
 
-def test_the_elbo_rises_from_start_to_end(fitted):
-    for name, posterior in fitted.items():
-        if posterior.is_point:
-            continue
-        trace = posterior.trace.elbo[np.isfinite(posterior.trace.elbo)]
-        assert trace[-1] > trace[0] - 0.05, name
+@fitters
+def test_the_elbo_rises_from_start_to_end(fitter: Fitter):
+    posterior = fitted(fitter)
+    if posterior.is_point:
+        return
+    trace = posterior.trace.elbo[np.isfinite(posterior.trace.elbo)]
+    assert trace[-1] > trace[0] - 0.05
 
 
 @fitters
-def test_the_trace_and_the_posterior_speak_of_one_elbo(fitter: Fitter, fitted):
+def test_the_trace_and_the_posterior_speak_of_one_elbo(fitter: Fitter):
     # The trace's last number is on the fit's own noise, the posterior's on fresh draws; constants are kept in both.
-    posterior = fitted[fitter.name]
+    posterior = fitted(fitter)
     if posterior.is_point:
         assert posterior.elbo.value == -np.inf
         return
@@ -218,13 +224,13 @@ def test_gradient_vi_comes_to_rest_on_the_answer():
     assert np.sqrt(2 * kl) < 0.1
 
 
-def test_richer_families_have_higher_bounds(fitted):
+def test_richer_families_have_higher_bounds():
     # log p(x) >= dense >= product >= diagonal, each within the errors of the two.
     names = ("score regression, dense", "score regression, product", "score regression, diagonal")
-    elbo = [fitted[n].elbo for n in names]
+    elbo = [named(n).elbo for n in names]
     for a, b in itertools.pairwise(elbo):
         assert a.value > b.value - 5 * np.hypot(a.se, b.se)
-    evidence = fitted[names[0]].log_evidence
+    evidence = named(names[0]).log_evidence
     assert evidence.value > elbo[0].value - 5 * np.hypot(evidence.se, elbo[0].se)
     # ... and dense is really better here, by more than its error: the target has correlations.
     assert elbo[0].value - elbo[2].value > 5 * np.hypot(elbo[0].se, elbo[2].se)
@@ -238,9 +244,9 @@ def test_richer_families_have_higher_bounds(fitted):
         ("score regression, dense", "gradient VI, dense"),
     ],
 )
-def test_algorithms_that_fit_the_same_family_agree(fitted, one, other):
+def test_algorithms_that_fit_the_same_family_agree(one, other):
     # One optimum, three ways to it: means within 0.15 sd, sds within 15%, bounds within 0.05 nats.
-    a, b = fitted[one], fitted[other]
+    a, b = named(one), named(other)
     sd = np.sqrt(a.q.variance())
     assert np.abs((a.q.mean - b.q.mean) / sd).max() < 0.15
     assert np.abs(np.log(b.q.variance() / a.q.variance())).max() < 0.3

@@ -16,6 +16,11 @@ from tests.registry import FAMILIES, POINTS, SHAPED, Subject
 
 gaussians = pytest.mark.parametrize("subject", FAMILIES, ids=repr)
 subjects = pytest.mark.parametrize("subject", FAMILIES + SHAPED, ids=repr)
+#: By default and with the slow tests: outside of a program JAX compiles every operation by itself.
+SINGLY = ("dense", "diagonal", "sinh-arcsinh")
+singly = pytest.mark.parametrize(
+    "subject", [s if s.name in SINGLY else pytest.param(s, marks=pytest.mark.slow) for s in FAMILIES + SHAPED], ids=repr
+)
 everything = pytest.mark.parametrize("subject", FAMILIES + SHAPED + POINTS, ids=repr)
 
 
@@ -46,8 +51,7 @@ def _assert_equal(a: dict[str, Any], b: dict[str, Any]) -> None:
         np.testing.assert_allclose(np.asarray(a[k]), np.asarray(b[k]), rtol=1e-9, atol=1e-10, err_msg=k)
 
 
-@subjects
-def test_numpy_jax_and_compiled_jax_agree(subject: Subject):
+def _agree(subject: Subject, *, compiled: bool) -> None:
     noise, x = _inputs(subject)
     parameters = subject.family.parameters(subject.block)
     on_host = _numbers(subject.family.from_parameters(parameters), noise, x)
@@ -58,11 +62,19 @@ def test_numpy_jax_and_compiled_jax_agree(subject: Subject):
         def compute(phi, noise, x):
             return _numbers(subject.family.from_parameters(phi), noise, x)
 
-        plain = compute(traced, jnp.asarray(noise), jnp.asarray(x))
-        compiled = jax.jit(compute)(traced, jnp.asarray(noise), jnp.asarray(x))
-        assert all(v.dtype == np.float64 for v in compiled.values())
-    _assert_equal(on_host, {k: np.asarray(v) for k, v in plain.items()})
-    _assert_equal(on_host, {k: np.asarray(v) for k, v in compiled.items()})
+        found = (jax.jit(compute) if compiled else compute)(traced, jnp.asarray(noise), jnp.asarray(x))
+        assert all(v.dtype == np.float64 for v in found.values())
+    _assert_equal(on_host, {k: np.asarray(v) for k, v in found.items()})
+
+
+@subjects
+def test_numpy_and_compiled_jax_agree(subject: Subject):
+    _agree(subject, compiled=True)
+
+
+@singly
+def test_numpy_and_jax_outside_of_a_program_agree(subject: Subject):
+    _agree(subject, compiled=False)
 
 
 @subjects

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lowerbound.algorithms.factored import Factored
@@ -285,10 +284,7 @@ def largest_difference(e: Equations, seed: int) -> float:
     rng = np.random.default_rng(seed)
     f = e.factored
     with float64():
-        moments: dict[Any, Any] = {}
-        for b in f.blocks:
-            moments |= random_moments(b, rng)
-        plain = {k: np.asarray(v) for k, v in moments.items()}
+        moments = random_moments(f.blocks, rng)
         keys = list(moments)
 
         @jax.jit
@@ -298,11 +294,11 @@ def largest_difference(e: Equations, seed: int) -> float:
             return f.energy(own), [[n[k] for k in b.keys] for b, n in zip(f.blocks, best, strict=True)]
 
         energy, best = computed([moments[k] for k in keys])
-        parts = [float(total(w.all, (), plain)) for w in e.factors]
+        parts = [float(total(w.all, (), moments)) for w in e.factors]
         worst = abs(sum(parts) - float(energy)) / max(1.0, *map(abs, parts))
         for update, exacts in zip(e.updates, best, strict=True):
             for (key, axes), exact in zip(update.axes.items(), exacts, strict=True):
-                sums = [total(own, axes, plain) for own in update.parameters[key].values()]
+                sums = [total(own, axes, moments) for own in update.parameters[key].values()]
                 mine = sum(sums, np.zeros(np.shape(exact)))
                 size = max([1e-12, float(np.abs(exact).max()), *(float(np.abs(s).max()) for s in sums)])
                 off = _both(mine - np.asarray(exact), symmetric(key, f.structure))
@@ -317,10 +313,25 @@ def _both(x: np.ndarray, half: int) -> np.ndarray:
     return x + x.transpose(order) if half else x
 
 
-def random_moments(block: ExponentialBlock, rng: np.random.Generator) -> dict[Any, Any]:
-    """Moments of some distribution in the block's family; of a free form, of three random points."""
-    if not isinstance(block, TabulatedBlock):
-        return block.moments({k: jnp.asarray(v) for k, v in block.start(rng, 0.3).items()})
-    u = rng.standard_normal((3, *block.shape))
-    x = u if block.support == "real" else np.exp(u) if block.support == "positive" else 1 / (1 + np.exp(-u))
-    return {k: jnp.asarray(t(x, np)).mean(0) for k, t in block.statistics.items()}
+def random_moments(blocks: Sequence[ExponentialBlock], rng: np.random.Generator) -> dict[Any, np.ndarray]:
+    """Moments of some distribution in each block's family; of a free form, of three random points."""
+    out: dict[Any, np.ndarray] = {}
+    closed, naturals = [], []
+    for b in blocks:
+        if isinstance(b, TabulatedBlock):
+            u = rng.standard_normal((3, *b.shape))
+            x = u if b.support == "real" else np.exp(u) if b.support == "positive" else 1 / (1 + np.exp(-u))
+            out |= {k: np.asarray(t(x, np)).mean(0) for k, t in b.statistics.items()}
+        else:
+            start = b.start(rng, 0.3)
+            closed.append(b)
+            naturals.append([np.asarray(start[k], float) for k in b.keys])
+
+    @jax.jit  # in one program: JAX would compile every operation by itself
+    def moments(values: list[Any]) -> list[Any]:
+        found = [b.moments(dict(zip(b.keys, v, strict=True))) for b, v in zip(closed, values, strict=True)]
+        return [[m[k] for k in b.keys] for b, m in zip(closed, found, strict=True)]
+
+    for b, values in zip(closed, moments(naturals), strict=True):
+        out |= {k: np.asarray(v) for k, v in zip(b.keys, values, strict=True)}
+    return out
