@@ -87,7 +87,7 @@ def _as_is(p: Arrays, q: Arrays) -> tuple[Arrays, Arrays]:
     return p, q
 
 
-def _where(good: np.ndarray, value: Callable[[], np.ndarray]) -> np.ndarray:
+def _where(good: Any, value: Callable[[], np.ndarray]) -> np.ndarray:
     with np.errstate(all="ignore"):
         return np.where(good, value(), np.inf)
 
@@ -103,9 +103,7 @@ def gaussian_kl(shift: np.ndarray, ratio: np.ndarray) -> np.ndarray:
 def gaussian_log_affinity(shift: np.ndarray, ratio: np.ndarray, λ: float) -> np.ndarray:
     """log M(λ) of N(shift, ratio) and N(0, 1), elementwise (Gil, Alajaji & Linder 2013, table 2)."""
     v = λ + (1 - λ) * ratio
-    return _where(
-        v > 0, lambda: -0.5 * (np.log(v) - (1 - λ) * np.log(ratio)) - 0.5 * λ * (1 - λ) * shift**2 / v
-    )
+    return _where(v > 0, lambda: -0.5 * (np.log(v) - (1 - λ) * np.log(ratio)) - 0.5 * λ * (1 - λ) * shift**2 / v)
 
 
 def whitened(
@@ -232,7 +230,7 @@ def _categorical(d: Any) -> Arrays | None:
     """Trials and probabilities ``[*batch, k]``."""
     if isinstance(d, (dist.BernoulliProbs, dist.BernoulliLogits, dist.BinomialProbs, dist.BinomialLogits)):
         yes = _array(d.probs)
-        trials = _array(d.total_count) if hasattr(d, "total_count") else np.ones(())
+        trials = _array(getattr(d, "total_count", 1.0))
         return trials, np.stack([1 - yes, yes], -1)
     if isinstance(d, (dist.CategoricalProbs, dist.CategoricalLogits)):
         return np.ones(()), _array(d.probs)
@@ -294,9 +292,7 @@ def _wishart_affinity(p: Arrays, q: Arrays, λ: float) -> np.ndarray:
 
     def partition(n: np.ndarray, precision: np.ndarray) -> np.ndarray:
         good = (n > d - 1) & (precision > 0).all(-1)
-        return _where(
-            good, lambda: n * d / 2 * np.log(2) - n / 2 * np.log(precision).sum(-1) + _multigammaln(n / 2, d)
-        )
+        return _where(good, lambda: n * d / 2 * np.log(2) - n / 2 * np.log(precision).sum(-1) + _multigammaln(n / 2, d))
 
     n = λ * p[0] + (1 - λ) * q[0]
     one = np.ones_like(ratio)

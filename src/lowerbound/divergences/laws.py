@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Delta, Distribution, MaskedDistribution
 
+from lowerbound.divergences.sampling import on_host
 from lowerbound.errors import DataError, IncompatibleError
 from lowerbound.families import Block, GaussianBlock
 from lowerbound.posterior import Posterior
@@ -50,7 +51,10 @@ class Given(Law):
 
     def sample(self, n: int, seed: tuple[int, ...]) -> np.ndarray:
         with float64():
-            key = jax.random.PRNGKey(int(np.random.default_rng(seed).integers(2**31)))
+            rng = np.random.default_rng(seed)
+            if (found := on_host(self.distribution, rng, n)) is not None:
+                return found
+            key = jax.random.PRNGKey(int(rng.integers(2**31)))
             return np.asarray(_draw(self.distribution, key, n))
 
     def log_prob(self, points: np.ndarray) -> np.ndarray:
@@ -113,7 +117,7 @@ def _density(distribution: Any, x: Any) -> Any:
 
 
 def _in_float64(d: Distribution) -> Any:
-    """The same distribution, made again where it can be, so that what was computed from its parameters is float64 too."""
+    """The same distribution, made again where it can be: what it computed from its parameters is then float64 too."""
     wide = jax.tree_util.tree_map(_wide, d)
     try:
         made = type(d)(**{k: np.asarray(v) for k, v in wide.get_args().items()})
@@ -186,7 +190,7 @@ def _check(side: str, a: Any, what: str) -> None:
             discrete = [s for s in a.sites if s not in a._sites.sites]
             raise IncompatibleError(
                 f"{side}, {described(a)}, has discrete latents {discrete}; {what} is for continuous ones. Compare "
-                "draws of the sites by mmd, energy or wasserstein, or `probabilities` of the discrete ones as Categorical."
+                "draws by mmd, energy or wasserstein, or `probabilities` of the discrete ones as Categorical."
             )
         return
     if not isinstance(a, Distribution):

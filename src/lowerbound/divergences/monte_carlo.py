@@ -20,7 +20,7 @@ from lowerbound.errors import NotFiniteError
 
 #: Above it the terms of an average have no variance that could be estimated (Vehtari et al. 2024).
 _HEAVY = 0.7
-#: A term this many times the mean: only then can there be a heavy tail. Below it k-hat is of how terms crowd at a bound.
+#: Only with a term this many times the mean is there a heavy tail; else k-hat is of how terms crowd at a bound.
 _LARGE = 30.0
 
 
@@ -72,7 +72,5 @@ def sampled(p: Law, q: Law, generator: Generator, *, num_draws: int, seed: int) 
         with np.errstate(divide="ignore"):
             k = smooth(np.log(size))[1]
         if _HEAVY < k < inf:
-            return Average(
-                value, inf, f"the terms have no variance (k-hat {k:.2f}): the estimate cannot be believed"
-            )
+            return Average(value, inf, f"the terms have no variance (k-hat {k:.2f}): the estimate cannot be believed")
     return Average(value, float(se))
