@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -189,14 +194,13 @@ def test_posteriors_that_cannot_be_compared(posteriors, simple):
         dv.energy(p, simple)
     with pytest.raises(IncompatibleError, match="draws by site"):
         dv.stein(p, X)
-    point = lb.fit(one, {"y": DATA}, algorithm="maximum", family="point_mass", escalate=False)
+    with pytest.warns(lb.errors.TrustWarning, match="point mass"):
+        point = lb.fit(one, {"y": DATA}, algorithm="maximum", family="point_mass", escalate=False)
     with pytest.raises(IncompatibleError, match="is a point mass"):
         dv.kl(point, simple)
 
 
 def test_optional_libraries_are_asked_for_at_use(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "ot", None)
     with pytest.raises(ImportError, match=r"pip install 'lowerbound\[transport\]'"):
         dv.wasserstein(np.ones((20, 2)), np.zeros((20, 2)))
@@ -204,3 +208,15 @@ def test_optional_libraries_are_asked_for_at_use(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.base", None)
     with pytest.raises(ImportError, match="pip install scikit-learn"):
         dv.classifier(X, Y)
+
+
+def test_optional_and_heavy_libraries_are_left_alone_until_then():
+    program = (
+        "import sys, lowerbound as lb; assert 'jax' not in sys.modules; lb.divergences.kl; "
+        "print([m for m in ('sklearn', 'ot', 'scipy.optimize', 'scipy.stats') if m in sys.modules])"
+    )
+    path = os.pathsep.join(filter(None, [str(Path(lb.__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.stdout.strip() == "[]", done.stderr

@@ -36,8 +36,8 @@ def on_the_line(x: np.ndarray, y: np.ndarray, order: float) -> Transport:
     at_x, at_y = (levels - 1) // m, (levels - 1) // n
     cost = float(steps @ np.abs(a[at_x] - b[at_y]) ** order)
     of_p, of_q = np.empty(n), np.empty(m)
-    # From one point to the next a potential changes by what moving it costs to where the level between them goes. Where
-    # levels of both samples meet, p moves first: φ looks at q's point before, ψ at p's point after (else they are no pair).
+    # From one point to the next a potential changes by what moving costs to where the level between them goes. Where
+    # levels of both samples meet, p moves first: φ looks at q's point before, ψ at p's after (or they are no pair).
     of_p[i] = _potential(a, b[(np.arange(1, n) * m - 1) // n], order)
     of_q[j] = _potential(b, a[np.arange(1, m) * n // m], order)
     return Transport(cost, of_p, of_q)
