@@ -110,6 +110,16 @@ WRONG = {
     ),
     "kinds": (lambda: dv.kl(dist.Poisson(1.0), NORMAL), IncompatibleError, "one is discrete"),
     "a point": (lambda: dv.total_variation(NORMAL, dist.Delta(0.0)), IncompatibleError, "q is Delta.*no density"),
+    "a scale": (
+        lambda: dv.kl(dist.Normal(0.0, -1.0, validate_args=False), NORMAL),
+        DataError,
+        "p, Normal, has the parameter scale = -1",
+    ),
+    "a nan": (
+        lambda: dv.energy(X, dist.Normal(np.nan, 1.0, validate_args=False)),
+        DataError,
+        "q, Normal, has the parameter loc = nan",
+    ),
     "an unknown route": (lambda: dv.kl(NORMAL, NORMAL, method="sums"), UnknownNameError, "Did you mean 'sum'"),
     "a closed route": (lambda: dv.kl(NORMAL, NORMAL, method="sum"), IncompatibleError, "method 'sum'"),
     "no closed form": (

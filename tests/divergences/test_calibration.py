@@ -35,6 +35,7 @@ def draws(seed: int, *, n: int = 400, m: int = 500, shape: tuple[int, ...] = ())
 
 F_DIVERGENCES = {
     "kl": dv.kl,
+    "jeffreys": dv.jeffreys,
     "jensen_shannon": dv.jensen_shannon,
     "total_variation": dv.total_variation,
     "hellinger": dv.hellinger,
@@ -71,6 +72,11 @@ BETWEEN_DRAWS = {
         lambda i: dv.wasserstein(*draws(i, n=150, m=150, shape=(2,)), method="sliced", projections=32, seed=i),
         lambda: None,
     ),
+    "plan": (lambda i: dv.wasserstein(*draws(i, n=150, m=150, shape=(2,))), lambda: None),
+    "entropic": (
+        lambda i: dv.wasserstein(*draws(i, n=150, m=150, shape=(2,)), method="entropic", regularization=1.0),
+        lambda: None,
+    ),
     "dudley": (lambda i: dv.dudley(*draws(i, n=60, m=60)), lambda: None),
     "stein": (lambda i: dv.stein(P, draws(i)[1], bandwidth=1.0), lambda: None),
     "classifier": (lambda i: dv.classifier(*draws(i, n=200, m=200), folds=2, seed=i), lambda: None),
@@ -79,8 +85,8 @@ BETWEEN_DRAWS = {
 
 @pytest.mark.parametrize("name", BETWEEN_DRAWS)
 def test_between_draws(name):
-    if name == "classifier":
-        pytest.importorskip("sklearn")
+    if needed := {"classifier": "sklearn", "plan": "ot", "entropic": "ot"}.get(name):
+        pytest.importorskip(needed)
     estimate, truth = BETWEEN_DRAWS[name]
     assert 0.93 < coverage(estimate, truth()) < 0.97
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpyro.distributions import Distribution
 
-from lowerbound.divergences.laws import Given, check_counts, described
+from lowerbound.divergences.laws import Given, check_counts, check_parameters, described
 from lowerbound.errors import DataError, IncompatibleError
 from lowerbound.posterior import Posterior
 
@@ -88,6 +88,7 @@ def _by_site(side: str, a: Any, n: int, seed: int, notes: list[str]) -> dict[str
                 f"{side} is {type(a).__name__} with batch shape {a.batch_shape}; needed: one distribution. "
                 f"For independent elements use {side}.to_event({len(a.batch_shape)})."
             )
+        check_parameters(side, a)
         return {None: np.asarray(Given(a).sample(n, (seed,)), np.float64)}
     if isinstance(a, Mapping):
         if not a:

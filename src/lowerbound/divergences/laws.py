@@ -15,7 +15,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import Delta, Distribution, MaskedDistribution
+from numpyro.distributions import (
+    Delta,
+    Distribution,
+    ExpandedDistribution,
+    Independent,
+    MaskedDistribution,
+    TransformedDistribution,
+)
+from numpyro.distributions.constraints import is_dependent
 
 from lowerbound.divergences.sampling import on_host
 from lowerbound.errors import DataError, IncompatibleError
@@ -207,6 +215,28 @@ def _check(side: str, a: Any, what: str) -> None:
         raise IncompatibleError(
             f"{side} is {type(a).__name__}, which has no density; {what} needs one. Use wasserstein, energy or mmd."
         )
+    check_parameters(side, a)
+
+
+def check_parameters(side: str, distribution: Distribution) -> None:
+    """NumPyro checks parameters only if it is asked to; a negative scale would pass for its square.
+
+    Raises:
+        DataError: a parameter is outside of its domain, or not a number.
+    """
+    d: Any = distribution
+    while isinstance(d, (Independent, ExpandedDistribution, TransformedDistribution)):
+        d = d.base_dist
+    for name, constraint in d.arg_constraints.items():
+        if name not in d.__dict__ or constraint.event_dim or is_dependent(constraint):
+            continue
+        value = np.asarray(d.__dict__[name])
+        good = np.broadcast_to(np.asarray(constraint(value)), value.shape)
+        if not good.all():
+            raise DataError(
+                f"{side}, {type(distribution).__name__}, has the parameter {name} = {value[~good].ravel()[0]}; "
+                f"needed: {constraint}."
+            )
 
 
 def _only_site(posterior: Posterior, other: Distribution) -> str:
