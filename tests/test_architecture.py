@@ -42,6 +42,7 @@ ORDER = (
     "plan",  # the choice
     "explanation",  # the plan, to a person
     "posterior",  # the answer
+    "divergences",  # how far two are apart
     "storage",  # the answer in a file
     "fitting",  # the loop
     "calibration",  # many fits of simulated data

@@ -36,6 +36,7 @@ _WHERE = {
 _MODULES = (
     "algorithms",
     "diagnostics",
+    "divergences",
     "errors",
     "examples",
     "expectations",
@@ -48,6 +49,7 @@ _MODULES = (
 if TYPE_CHECKING:
     from lowerbound import algorithms as algorithms
     from lowerbound import diagnostics as diagnostics
+    from lowerbound import divergences as divergences
     from lowerbound import errors as errors
     from lowerbound import examples as examples
     from lowerbound import expectations as expectations

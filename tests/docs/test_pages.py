@@ -138,7 +138,7 @@ def everything() -> str:
     return "\n".join(p.read_text(encoding="utf-8") for p in DOCS)
 
 
-@pytest.mark.parametrize("part", ["families", "algorithms", "objectives", "gradients"])
+@pytest.mark.parametrize("part", ["families", "algorithms", "objectives", "gradients", "divergences"])
 def test_every_public_name_is_on_a_page(part):
     text = everything()
     missing = [n for n in getattr(lb, part).__all__ if not re.search(rf"\b{n}\b", text)]
