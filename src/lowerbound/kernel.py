@@ -193,7 +193,8 @@ class Lifted:
 
     def __init__(self, closed: Any, data: Sequence[np.ndarray], tree: Any):
         self.jaxpr = closed.jaxpr
-        self.arguments = [np.asarray(c) for c in closed.consts] + list(data)
+        # Views: JAX remembers arrays by identity, in float32 if a program of the user's has met them.
+        self.arguments = [np.asarray(c).view() for c in closed.consts] + list(data)
         self._tree = tree
         self._constants = len(closed.consts)
 

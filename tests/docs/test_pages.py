@@ -15,6 +15,7 @@ import pytest
 
 import lowerbound as lb
 from lowerbound.cli import app
+from tests.docs.outputs import PAIR, agree, outputs
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -54,7 +55,38 @@ def outside_fences(page: Path) -> str:
 # -- the code ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if code(p)], ids=name)
+LESSONS = sorted((ROOT / "docs/learn").glob("*.md"))
+TRANSLATED = sorted((ROOT / "docs/learn").glob("*/*.md"))
+
+
+@pytest.mark.parametrize("page", LESSONS, ids=name)
+def test_lessons_show_what_their_code_prints(page):
+    shown = 0
+    for found, printed in outputs(page.read_text(encoding="utf-8"), str(page)):
+        assert bool(printed) == (found[2] is not None), f"a block of code and its output: {found[1]}"
+        if found[2] is not None:
+            assert agree(found[2], printed), f"the page says\n{found[2]}and the code\n{printed}"
+            shown += 1
+    assert shown
+
+
+@pytest.mark.parametrize("page", TRANSLATED, ids=name)
+def test_translated_lessons_have_the_code_and_the_numbers_of_the_original(page):
+    original = page.parents[1] / page.name
+    assert blocks_of_code_and_output(page) == blocks_of_code_and_output(original)
+    assert {p.name for p in page.parent.glob("*.md")} == {p.name for p in LESSONS}
+
+
+def blocks_of_code_and_output(page: Path) -> list[tuple[str, str | None]]:
+    return [(m[1], m[2]) for m in PAIR.finditer(page.read_text(encoding="utf-8"))]
+
+
+def test_outputs_agree_as_far_as_they_are_shown():
+    assert agree("ELBO -1.23 TRUSTED", "ELBO  -1.24 TRUSTED") and agree("[0.5 2.]", "[0.49 2.03]")
+    assert not agree("ELBO -1.23", "ELBO -1.35") and not agree("a 1.0", "b 1.0") and not agree("1.0", "1.0 2.0")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if code(p) and p not in LESSONS + TRANSLATED], ids=name)
 def test_code_runs(page, tmp_path, monkeypatch):
     """Every block of a page, in order, in one namespace. One that begins with ``# name.py`` is that file too."""
     monkeypatch.chdir(tmp_path)

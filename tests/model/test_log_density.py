@@ -154,3 +154,14 @@ def test_the_same_density_gives_the_same_posterior():
         np.testing.assert_allclose(a.mean()[name], b.mean()[name], rtol=1e-6)
         np.testing.assert_allclose(a.sd()[name], b.sd()[name], rtol=1e-6)
     np.testing.assert_allclose(a.elbo.value, b.elbo.value, rtol=1e-6)
+
+
+def test_arrays_that_a_float32_program_has_met_are_float64_here():
+    """JAX keeps a converted copy of an array that a program closes over, and hands it out again by identity."""
+    x = np.linspace(-1.0, 1.0, 7)[:, None]
+    jax.jit(lambda w: (x @ w).sum())(np.ones(1, np.float32))
+    sites = {"w": lb.Site(constraints.real, (1,))}
+    as_data = lb.LogDensity(lambda w, x: -0.5 * jnp.sum((x @ w - 0.1) ** 2), sites)
+    closed = lb.LogDensity(lambda w: -0.5 * jnp.sum((jnp.asarray(x) @ w - 0.1) ** 2), sites)
+    for found in (lb.fit(as_data, {"x": x}), lb.fit(closed)):
+        np.testing.assert_allclose(found.sd()["w"], 1 / np.sqrt((x**2).sum()), rtol=1e-6)

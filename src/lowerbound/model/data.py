@@ -62,7 +62,8 @@ class Data:
                 str(getattr(p, "key", getattr(p, "idx", p))) if j == 0 else str(p) for j, p in enumerate(path)
             )
             self._where.append(i)
-            self.arrays.append(check_array(name, leaf))
+            # A view: JAX remembers arrays by identity, in float32 if a program of the user's has met this one.
+            self.arrays.append(check_array(name, leaf).view())
             self.array_names.append(name)
         self.traced = True
 
