@@ -388,6 +388,15 @@ def test_the_pictures_of_the_page_of_trust_can_be_made(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {Path(path).name for _, path in shown}
 
 
+def test_the_pictures_of_the_lessons_can_be_made(tmp_path):
+    pytest.importorskip("matplotlib")
+    script = str(ROOT / "docs/pictures/make_learn.py")
+    done = subprocess.run([sys.executable, script, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    shown = [p for page in LESSONS for _, p in PICTURE.findall(outside_fences(page))]
+    assert {p.name for p in tmp_path.iterdir()} == {Path(path).name for path in shown}
+
+
 def test_every_page_is_in_the_navigation():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
     assert set(re.findall(r": (\S+\.md)$", text, re.MULTILINE)) == {
