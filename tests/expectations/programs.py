@@ -75,7 +75,7 @@ def some_naturals(block: Any, rng: np.random.Generator, sharp: float = 1.0) -> d
         return {k: rng.uniform(2.0, 5.0, block.shape) * sharp - 1 for k in block.keys}
     if isinstance(block, families.CategoricalBlock):
         shape = (*block.shape, len(block.values))
-        return {block.indicator: rng.standard_normal(shape) * (1.0 if sharp == 1 else 60.0)}
+        return {block.indicator: rng.standard_normal(shape) * (1.0 if sharp == 1 else 1000.0)}
     if isinstance(block, families.LogNormalBlock):
         m, v = 0.4 * rng.standard_normal(block.shape), rng.uniform(0.05, 0.1, block.shape) / sharp
         return {block.log: m / v - 1, block.squared: -0.5 / v}

@@ -41,7 +41,7 @@ EXAMPLES = {
     "mace": (
         {"positions": positions, "annotations": annotations},
         {"epsilon": none, "theta": exact, "c": none, "s": none},
-        {"y": "a probability vector that is not one simplex latent"},
+        {"y": "combinations of 'c' and 's' that are impossible"},
     ),
     "hierarchical_dawid_skene": (
         {"positions": positions, "annotations": annotations},

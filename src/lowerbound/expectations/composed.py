@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lowerbound.expectations.axes import Const, spread
-from lowerbound.expectations.elementary import of_one_element
+from lowerbound.expectations.elementary import function_of
 from lowerbound.expectations.values import NotClosedForm, Term, Value, align, as_value, constant_of
 
 
@@ -49,7 +49,7 @@ class Matrix:
 def value_of(x: Any) -> Value:
     """As a value of the algebra, if it is one."""
     if isinstance(x, Composed):
-        out = None if x.jumps else of_one_element(x.inner, x.name, x.call)
+        out = None if x.jumps else function_of(x.inner, x.name, x.call)
         if out is None:
             if x.jumps:
                 e = NotClosedForm(f"{x.name}, which jumps, of a continuous latent")
@@ -63,6 +63,11 @@ def value_of(x: Any) -> Value:
     if isinstance(x, Matrix):
         raise NotClosedForm("arithmetic with the Cholesky factor of a random matrix")
     return as_value(x)
+
+
+def source(x: Any) -> Any:
+    """A value as the function of another that it is, where it is one."""
+    return x.origin if isinstance(x, Value) and x.origin is not None else x
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}

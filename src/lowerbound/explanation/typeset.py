@@ -363,6 +363,17 @@ def _function(f: Function, x: str) -> str:
 
 
 def _part(p: Part, x: str) -> str:
+    if p.kind == "sum":
+        parts = (
+            f"{fraction(c)}" if f.trivial else f"{'' if c == 1 else fraction(c)} {_function(f, x)}".strip()
+            for c, f in p.parameter
+        )
+        return f"({' + '.join(parts)})"
+    if p.call is not None:
+        scale, inner = p.parameter
+        name = p.kind.replace("_", r"\_")
+        times = "" if scale == 1 else f"{fraction(scale)}\\, "
+        return rf"\mathrm{{{name}}}({times}{_function(inner, x)})"
     if p.kind == "power":
         return x if p.parameter == 1 else f"{_power(x)}^{{{fraction(p.parameter)}}}"
     if p.kind == "log":
@@ -371,9 +382,5 @@ def _part(p: Part, x: str) -> str:
         return rf"\log(1 - {x})"
     if p.kind == "log_det":
         return rf"\log |{x}|"
-    if p.kind == "inverse":
-        return f"({x})^{{-1}}"
-    scale, inner = p.parameter
-    name = p.kind.replace("_", r"\_")
-    times = "" if scale == 1 else f"{fraction(scale)}\\, "
-    return rf"\mathrm{{{name}}}({times}{_function(inner, x)})"
+    assert p.kind == "inverse", p.kind
+    return f"({x})^{{-1}}"

@@ -7,51 +7,87 @@ with x data or a discrete latent; pi a simplex latent, an element of one (``thet
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import numpyro.distributions as dist
 
+from lowerbound.expectations.axes import Axis, Const, Index, Lookup
 from lowerbound.expectations.composed import Composed, value_of
 from lowerbound.expectations.elementary import exp, lgamma, log
 from lowerbound.expectations.rearranging import index
 from lowerbound.expectations.rules.base import LogProb, Parameters, rule
-from lowerbound.expectations.values import IDENTITY, NotClosedForm, Value
+from lowerbound.expectations.tables import conditioned
+from lowerbound.expectations.values import IDENTITY, NotClosedForm, Term, Value, as_value, constant_of
 
 
 def log_probabilities(p: Parameters) -> Value:
     """log pi, normalised."""
     if "probs" in p:
         probs = p.probs
-        if probs.random and not _normalised(probs):
+        total = sums(probs)
+        if total is None:
             raise NotClosedForm(
                 "a probability vector that is not one simplex latent, so that its sum is random",
                 rewrite="give it a Dirichlet prior",
             )
-        out = log(probs)
-        return out if probs.random else out - log(probs.sum(-1).expand(probs.ndim - 1))
+        return log(probs) - log(total).expand(probs.ndim - 1)
     raw = p.raw("logits")
     logits = value_of(raw)
     if not logits.random:
         return logits - log(exp(logits).sum(-1).expand(logits.ndim - 1))
-    if not _normalised(logits, of_logs=True):
+    if not _is_log_simplex(logits):
         raise NotClosedForm(
             "the normalising constant of random logits", rewrite="give the probabilities a Dirichlet prior"
         )
     return logits
 
 
-def _normalised(v: Value, *, of_logs: bool = False) -> bool:
-    """Whether the last axis runs along the whole of one simplex latent."""
-    if len(v.terms) != 1:
+def sums(v: Value) -> Value | None:
+    """The sums over the last axis of constants; one, where that is the sum given any discrete latents; else None.
+
+    A term that runs along the whole of a simplex latent, and nothing else of it does, sums to what is left of it.
+    """
+    _, given = conditioned(v)
+    last = v.axes[-1]
+    out: list[Term] = []
+    for t in given.terms:
+        own = [a for a in t.atoms if a.latent.support == "simplex"]
+        if not own and not t.atoms and t.exponent is None:
+            out.append(t)
+            continue
+        if len(own) != 1 or len(t.atoms) != 1 or t.exponent is not None or own[0].function != IDENTITY:
+            return None
+        (a,) = own
+        whole = a.latent.shape[-1] == 1 if last is None else a.latent.shape[-1] == last.size and a.index[-1] is last
+        if not whole or any(last in c.axes for c in t.constants) or any(_runs(i, last) for i in a.index[:-1]):
+            return None
+        share = Const(np.asarray(1.0 / a.latent.shape[-1]), ())  # so that the sum over the axis is one
+        out.append(replace(t, constants=(*t.constants, share), atoms=()))
+    total = constant_of(Value(given.axes, tuple(out)).sum(v.ndim - 1))
+    if not v.random:
+        return Value(v.axes[:-1], (Term((total,)),))
+    return as_value(1.0) if total.known and np.allclose(total.array, 1.0, rtol=1e-12, atol=0.0) else None
+
+
+def _runs(i: Index, axis: Axis | None) -> bool:
+    """Whether an index differs along an axis."""
+    if not isinstance(i, Lookup) or axis not in i.axes:
+        return i is axis
+    if not isinstance(i.array, np.ndarray):
+        return True
+    return bool(np.ptp(i.array, axis=i.axes.index(axis)).any())
+
+
+def _is_log_simplex(v: Value) -> bool:
+    """Whether a value is the logarithms of the whole of one simplex latent, along the last axis."""
+    if len(v.terms) != 1 or v.axes[-1] is None:
         return False
     (t,) = v.terms
     own = [a for a in t.atoms if a.latent.support == "simplex"]
-    if v.axes[-1] is None:  # of one value alone
-        return len(own) == 1 and own[0].latent.shape[-1] == 1 and not t.constants
     fine = len(own) == 1 and own[0].index[-1] is v.axes[-1] and not t.constants and t.exponent is None
-    if not fine or own[0].latent.shape[-1] != v.axes[-1].size:
-        return False
-    return own[0].function.is_log if of_logs else own[0].function == IDENTITY
+    return fine and own[0].latent.shape[-1] == v.axes[-1].size and own[0].function.is_log
 
 
 def _given(d: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lowerbound.expectations.composed import Composed, value_of
+from lowerbound.expectations.composed import Composed, source, value_of
 from lowerbound.expectations.elementary import power
 from lowerbound.expectations.rules.base import Bound, LogProb, Parameters
 from lowerbound.expectations.values import NotClosedForm, Value
@@ -34,7 +34,7 @@ def log_odds(p: Parameters) -> tuple[str, Value] | None:
     if "logits" in p:
         eta = p.logits
         return ("logistic", eta) if eta.random else None
-    raw = p.raw("probs")
+    raw = source(p.raw("probs"))
     if not isinstance(raw, Composed):
         return None
     return link(raw)
