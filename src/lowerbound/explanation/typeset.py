@@ -44,7 +44,25 @@ BOUNDS: dict[str, tuple[str, dict[int, str]]] = {
     "gamma mixture of half-normals": (r"-\log(1+u)", {0: r"-\frac{1}{1+u}"}),
     "exponential mixture of normals": (r"-\sqrt{u}", {0: r"-\frac{1}{2\sqrt{u}}"}),
 }
+#: The inputs of a bound; of more than there are letters, u_1, u_2, ...
 _INPUTS = "uvst"
+
+
+def _input(j: int, count: int) -> str:
+    return _INPUTS[j] if count <= len(_INPUTS) else f"u_{{{j + 1}}}"
+
+
+def _braced(x: str) -> str:
+    return f"{{{x}}}" if "_" in x else x
+
+
+def _inside(name: str, count: int) -> str:
+    """A bound of random logits as a function of means, squares and times; of any other, g of its inputs."""
+    if name != "Jensen's inequality":
+        return f"g({', '.join(_input(j, count) for j in range(count))})"
+    own = [_input(j, count) for j in range(count)]
+    powers = " + ".join(rf"e^{{{m} + ({s} - {m}^2)/2}}" for m, s in zip(own[:-1:2], own[1::2], strict=True))
+    return rf"-{own[-1]} \log\bigl({powers}\bigr)"
 
 
 def typeset(e: Equations) -> str:
@@ -95,8 +113,9 @@ class _Printer:
         names = self.letters.of(b.term().operands, b.axes)
         at = index([names[a] for a in b.axes])
         function, slopes = BOUNDS.get(b.name, (None, {}))
-        inputs = [f"{_INPUTS[j]}^{{({b.number})}}{at}" for j in range(len(b.inputs))]
-        inside = function if function is not None else f"g({', '.join(_INPUTS[: len(b.inputs)])})"
+        count = len(b.inputs)
+        inputs = [f"{_braced(_input(j, count))}^{{({b.number})}}{at}" for j in range(count)]
+        inside = function if function is not None else _inside(b.name, count)
         weight = self._sum(b.weight, names, b.axes)
         times = "" if weight == "1" else rf"{_grouped(weight)}\,"
         rows = [rf"B^{{({b.number})}}{at} &= {times}\Bigl[{inside}\Bigr] \quad\text{{({_plain(b.name)} bound)}}"]
@@ -104,8 +123,8 @@ class _Printer:
             j for j, terms in enumerate(b.inputs) if any(isinstance(o, MomentAt) for p in terms for o in p.operands)
         ]
         for j in random:
-            slope = slopes.get(j, rf"\partial g / \partial {_INPUTS[j]}")
-            rows.append(rf"B^{{({b.number})}}_{{{_INPUTS[j]}}}{_and(at)} &= {times}\Bigl[{slope}\Bigr]")
+            slope = slopes.get(j, rf"\partial g / \partial {_input(j, count)}")
+            rows.append(rf"B^{{({b.number})}}_{{{_input(j, count)}}}{_and(at)} &= {times}\Bigl[{slope}\Bigr]")
         for name, terms in zip(inputs, b.inputs, strict=True):
             rows += self._lines(name, terms, names)
         return rows
@@ -237,7 +256,7 @@ class _Printer:
         assert isinstance(o, Slope)
         if o.which is None:
             return f"B^{{({o.bound.number})}}{at}"
-        return f"B^{{({o.bound.number})}}_{{{_INPUTS[o.which]}}}{_and(at)}"
+        return f"B^{{({o.bound.number})}}_{{{_input(o.which, len(o.bound.inputs))}}}{_and(at)}"
 
     def _array(self, o: Known, letters: Mapping[Axis, str]) -> str:
         at = [letters[a] for a in o.axes]

@@ -3,6 +3,10 @@ r"""Categorical and multinomial.
     log Categorical(x | pi) = sum_k 1[x = k] log pi_k
 
 with x data or a discrete latent; pi a simplex latent, an element of one (``theta[doc]``, ``phi[z]``), or constant.
+
+Of random logits eta the normaliser is bounded by Jensen's inequality (Braun & McAuliffe 2010): of Gaussian eta
+
+    E[-log sum_k exp(eta_k)]  >=  -log sum_k E[exp(eta_k)]  =  -log sum_k exp(E[eta_k] + Var(eta_k) / 2).
 """
 
 from __future__ import annotations
@@ -10,14 +14,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
 from lowerbound.expectations.axes import Axis, Const, Index, Lookup
 from lowerbound.expectations.composed import Composed, value_of
-from lowerbound.expectations.elementary import exp, lgamma, log
-from lowerbound.expectations.rearranging import index
-from lowerbound.expectations.rules.base import LogProb, Parameters, rule
+from lowerbound.expectations.elementary import exp, lgamma, log, power
+from lowerbound.expectations.rearranging import index, taken
+from lowerbound.expectations.rules.base import Bound, LogProb, Parameters, rule
 from lowerbound.expectations.tables import conditioned
 from lowerbound.expectations.values import IDENTITY, NotClosedForm, Term, Value, as_value, constant_of
 
@@ -33,15 +39,45 @@ def log_probabilities(p: Parameters) -> Value:
                 rewrite="give it a Dirichlet prior",
             )
         return log(probs) - log(total).expand(probs.ndim - 1)
-    raw = p.raw("logits")
-    logits = value_of(raw)
+    logits = p.logits
     if not logits.random:
         return logits - log(exp(logits).sum(-1).expand(logits.ndim - 1))
-    if not _is_log_simplex(logits):
-        raise NotClosedForm(
-            "the normalising constant of random logits", rewrite="give the probabilities a Dirichlet prior"
-        )
     return logits
+
+
+def normaliser(p: Parameters, times: Value) -> tuple[Bound, ...]:
+    """The bound of -n log sum_k exp(eta_k), ``times`` n; nothing where the logits are normalised."""
+    if "probs" in p or not p.logits.random or _is_log_simplex(p.logits):
+        return ()
+    eta = p.logits
+    n = eta.shape[-1]
+    _, given = conditioned(eta)
+    affine = all(
+        t.exponent is None
+        and len(t.atoms) <= 1
+        and all(a.latent.support == "real" and a.function == IDENTITY for a in t.atoms)
+        for t in given.terms
+    )
+    if not affine or n > _CLASSES:
+        many = "" if affine else ", which are not affine in Gaussians"
+        raise NotClosedForm(
+            f"the normalising constant of random logits{many or f', over {n} values'}",
+            rewrite="give the probabilities a Dirichlet prior",
+        )
+    each = [taken(eta, eta.ndim - 1, np.array([k])).squeeze(eta.ndim - 1) for k in range(n)]
+    inputs = tuple(v for e in each for v in (e, power(e, 2)))
+    return (Bound("Jensen's inequality", (*inputs, times + each[0] * 0.0), _log_sum, gaussian=True),)
+
+
+#: Values up to which random logits have a bound: each has two expectations of its own.
+_CLASSES = 64
+
+
+def _log_sum(*parts: jax.Array) -> jax.Array:
+    *moments, times = parts
+    pairs = zip(moments[::2], moments[1::2], strict=True)
+    upper = jnp.broadcast_arrays(*(m + 0.5 * (s - m**2) for m, s in pairs))
+    return -times * jax.scipy.special.logsumexp(jnp.stack(upper), axis=0)
 
 
 def sums(v: Value) -> Value | None:
@@ -98,7 +134,7 @@ def _given(d: Any) -> dict[str, Any]:
 def categorical(p: Parameters, x: object) -> LogProb:
     if isinstance(x, Composed):
         raise NotClosedForm("a categorical value that is computed")
-    return LogProb(index(log_probabilities(p), -1, value_of(x)))
+    return LogProb(index(log_probabilities(p), -1, value_of(x)), normaliser(p, as_value(1.0)))
 
 
 @rule(
@@ -112,4 +148,4 @@ def multinomial(p: Parameters, x: object) -> LogProb:
     if x.random:
         raise NotClosedForm("a latent multinomial count")
     counts = lgamma(x.sum(-1) + 1.0) - lgamma(x + 1.0).sum(-1)
-    return LogProb(counts + (x * log_probabilities(p)).sum(-1))
+    return LogProb(counts + (x * log_probabilities(p)).sum(-1), normaliser(p, x.sum(-1)))
