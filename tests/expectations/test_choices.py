@@ -179,7 +179,9 @@ def test_a_latent_outcome_of_random_logits_has_the_bound_of_either_value():
         (label,) = [b for b in both.blocks if b.latents == ("w",)]
         held = {label.indicator: np.array([0.3, 0.7])}
         other = -0.5 * np.log(2 * np.pi)
-        np.testing.assert_allclose(float(both.energy({**moments, **held})) - other, 0.3 * given[0] + 0.7 * given[1], rtol=1e-12)
+        np.testing.assert_allclose(
+            float(both.energy({**moments, **held})) - other, 0.3 * given[0] + 0.7 * given[1], rtol=1e-12
+        )
 
 
 @pytest.mark.parametrize("support", ["[0.0, 5.0]", "[-2.0, inf]", "[-inf, 1.5]", "unit", "positive"])

@@ -29,7 +29,7 @@ EXAMPLES = {
     "partially_pooled": (
         at_bats,
         {"m": "sampled", "kappa": "sampled", "phi": "sampled"},
-        {"phi": "log Gamma of an expression of several elements", "kappa": "on whose support no family is"},
+        {"phi": "log Gamma of an expression of several elements"},
     ),
     "partially_pooled_with_logit": (at_bats, {"loc": "bound", "scale": "bound", "alpha": "bound"}, {}),
     "multinomial": ({"annotations": annotations}, {"zeta": exact, "pi": exact, "c": exact}, {}),

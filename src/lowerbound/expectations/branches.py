@@ -16,12 +16,13 @@ for each of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from lowerbound.expectations.axes import Axis, Const, spread
+from lowerbound.expectations.axes import Axis, Const, contract, spread
 from lowerbound.expectations.tables import conditioned
 from lowerbound.expectations.values import Atom, NotClosedForm, Term, Value, constant_of, merged, product, simplified
 
@@ -131,9 +132,9 @@ def alike_added(terms: Sequence[Term]) -> tuple[Term, ...]:
     out: list[Term] = []
     for t in terms:
         for n, o in enumerate(out):
-            if _alike(o, t) and len(o.constants) <= 1 and len(t.constants) <= 1:
-                a, b = (x.constants[0] if x.constants else Const(np.ones(()), ()) for x in (o, t))
-                axes = tuple(dict.fromkeys((*a.axes, *b.axes)))
+            axes = tuple(dict.fromkeys(a for x in (o, t) for c in x.constants for a in c.axes))
+            if _alike(o, t) and math.prod(a.size for a in axes) <= _PLACES:
+                a, b = (contract(x.constants, axes) if x.constants else Const(np.ones(()), ()) for x in (o, t))
                 out[n] = replace(o, constants=(Const(spread(a, axes) + spread(b, axes), axes),))
                 break
         else:

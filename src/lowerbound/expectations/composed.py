@@ -46,13 +46,19 @@ class Matrix:
     shape: tuple[int, ...]
 
 
+#: What to do where a continuous latent decides.
+CHANGE_POINT = (
+    "if it is a change point, make it a discrete latent: numpyro.sample('tau', dist.DiscreteUniform(0, n - 1))"
+)
+
+
 def value_of(x: Any) -> Value:
     """As a value of the algebra, if it is one."""
     if isinstance(x, Composed):
         out = None if x.jumps else function_of(x.inner, x.name, x.call)
         if out is None:
             if x.jumps:
-                e = NotClosedForm(f"{x.name}, which jumps, of a continuous latent")
+                e = NotClosedForm(f"{x.name}, which jumps, of a continuous latent", rewrite=CHANGE_POINT)
             elif x.left is not None:
                 e = NotClosedForm(x.left.operation, rewrite=x.left.rewrite)
             else:

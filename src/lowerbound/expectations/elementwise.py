@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lowerbound.expectations.axes import Axis, Const
-from lowerbound.expectations.composed import masked, operation
+from lowerbound.expectations.composed import CHANGE_POINT, masked, operation
 from lowerbound.expectations.elementary import exp, log, power, reciprocal
 from lowerbound.expectations.functions import INDICATOR
 from lowerbound.expectations.supports import is_number, signed
@@ -124,7 +124,7 @@ def _select(x: Sequence[Any], _: Any) -> Value:
     which = which.expand(*range(yes.ndim - which.ndim))  # one truth may choose between whole arrays
     if which.random:
         if as_table(which) is None:
-            raise NotClosedForm("a choice that depends on a continuous latent")
+            raise NotClosedForm("a choice that depends on a continuous latent", rewrite=CHANGE_POINT)
         return which * yes + _complement(which) * no
     c = constant_of(which)
     if not c.known:

@@ -105,7 +105,7 @@ _REWRITES = {
     "while": "use jax.lax.scan, or an array operation",
     "scan": "write the recursion with array operations: x[1:] - x[:-1], jnp.cumsum",
     "reduce_max": "if this sums the components of a mixture, write the component as a discrete latent; if it is a "
-    "softmax, give the probabilities a Dirichlet prior",
+    "softmax, give the distribution logits= instead of probabilities",
     "sort": "order the latents by an ordered prior instead",
 }
 

@@ -207,7 +207,8 @@ def _refuse_products(f: RandomFactor, atoms: Sequence[Atom]) -> None:
         if names.count(n) > 1:
             e = NotClosedForm(
                 f"a product of functions of different elements of {n!r}",
-                rewrite="a chain of discrete latents needs its transitions summed together"
+                rewrite="sum a chain of discrete latents out in the model by the forward algorithm, and add its log "
+                "likelihood by numpyro.factor"
                 if atoms[names.index(n)].function is INDICATOR
                 else "",
             )

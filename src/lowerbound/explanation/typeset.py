@@ -52,10 +52,6 @@ def _input(j: int, count: int) -> str:
     return _INPUTS[j] if count <= len(_INPUTS) else f"u_{{{j + 1}}}"
 
 
-def _braced(x: str) -> str:
-    return f"{{{x}}}" if "_" in x else x
-
-
 def _inside(name: str, count: int) -> str:
     """A bound of random logits as a function of means, squares and times; of any other, g of its inputs."""
     if name != "Jensen's inequality":
@@ -114,7 +110,7 @@ class _Printer:
         at = index([names[a] for a in b.axes])
         function, slopes = BOUNDS.get(b.name, (None, {}))
         count = len(b.inputs)
-        inputs = [f"{_braced(_input(j, count))}^{{({b.number})}}{at}" for j in range(count)]
+        inputs = [f"{{{_input(j, count)}}}^{{({b.number})}}{at}" for j in range(count)]
         inside = function if function is not None else _inside(b.name, count)
         weight = self._sum(b.weight, names, b.axes)
         times = "" if weight == "1" else rf"{_grouped(weight)}\,"
