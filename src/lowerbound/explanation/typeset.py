@@ -49,7 +49,7 @@ _INPUTS = "uvst"
 
 
 def _input(j: int, count: int) -> str:
-    return _INPUTS[j] if count <= len(_INPUTS) else f"u_{{{j + 1}}}"
+    return _INPUTS[j] if count <= len(_INPUTS) else f"{{u_{{{j + 1}}}}}"
 
 
 def _inside(name: str, count: int) -> str:
@@ -110,7 +110,7 @@ class _Printer:
         at = index([names[a] for a in b.axes])
         function, slopes = BOUNDS.get(b.name, (None, {}))
         count = len(b.inputs)
-        inputs = [f"{{{_input(j, count)}}}^{{({b.number})}}{at}" for j in range(count)]
+        inputs = [f"{_input(j, count)}^{{({b.number})}}{at}" for j in range(count)]
         inside = function if function is not None else _inside(b.name, count)
         weight = self._sum(b.weight, names, b.axes)
         times = "" if weight == "1" else rf"{_grouped(weight)}\,"
@@ -379,11 +379,8 @@ def _function(f: Function, x: str) -> str:
 
 def _part(p: Part, x: str) -> str:
     if p.kind == "sum":
-        parts = (
-            f"{fraction(c)}" if f.trivial else f"{'' if c == 1 else fraction(c)} {_function(f, x)}".strip()
-            for c, f in p.parameter
-        )
-        return f"({' + '.join(parts)})"
+        said = (f"{'' if c == 1 else fraction(c)} {'' if f.trivial else _function(f, x)}" for c, f in p.parameter)
+        return f"({' + '.join(part.strip() or '1' for part in said)})"
     if p.call is not None:
         scale, inner = p.parameter
         name = p.kind.replace("_", r"\_")
