@@ -189,10 +189,10 @@ def counts(x, y):
 
 
 def open_scale(x, y):
-    """The scale has no closed form: the root of a sum of squares."""
+    """The scale has no closed form: the root of a sum of two squares."""
     w = numpyro.sample("w", dist.Normal(0, 2).expand([3]).to_event(1))
-    s = numpyro.sample("s", dist.Gamma(2.0, 2.0))
-    numpyro.sample("y", dist.Normal(x @ w, jnp.sqrt(s**2 + 0.1)), obs=y)
+    s, t = (numpyro.sample(n, dist.Gamma(2.0, 2.0)) for n in ("s", "t"))
+    numpyro.sample("y", dist.Normal(x @ w, jnp.sqrt(s**2 + t**2)), obs=y)
 
 
 def several() -> dict[str, tuple]:

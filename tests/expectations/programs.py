@@ -22,6 +22,7 @@ from lowerbound.expectations.factors import Joint, RandomFactor, random_factors
 from lowerbound.expectations.functions import IDENTITY
 from lowerbound.expectations.moments import bound_expectation, expectation
 from lowerbound.expectations.structure import all_terms
+from lowerbound.expectations.supports import probes
 from lowerbound.expectations.values import NotClosedForm
 from lowerbound.families import exponential as families
 from lowerbound.fitting import as_model
@@ -75,7 +76,7 @@ def some_naturals(block: Any, rng: np.random.Generator, sharp: float = 1.0) -> d
         return {k: rng.uniform(2.0, 5.0, block.shape) * sharp - 1 for k in block.keys}
     if isinstance(block, families.CategoricalBlock):
         shape = (*block.shape, len(block.values))
-        return {block.indicator: rng.standard_normal(shape) * (1.0 if sharp == 1 else 60.0)}
+        return {block.indicator: rng.standard_normal(shape) * (1.0 if sharp == 1 else 1000.0)}
     if isinstance(block, families.LogNormalBlock):
         m, v = 0.4 * rng.standard_normal(block.shape), rng.uniform(0.05, 0.1, block.shape) / sharp
         return {block.log: m / v - 1, block.squared: -0.5 / v}
@@ -162,6 +163,8 @@ def tabulated_naturals(block: Any, rng: np.random.Generator, sharp: float = 1.0)
     """Those of a normal, gamma or beta variable: every other statistic has weight zero."""
     out = {k: np.zeros(block.shape) for k in block.keys}
     by_function = {getattr(k, "function", k): k for k in block.keys}
+    if block.support.startswith("["):  # nothing is improper between two ends
+        return {k: rng.standard_normal(block.shape) * (1.0 if sharp == 1 else 20.0) for k in block.keys}
     if block.support == "real":
         v = rng.uniform(0.3, 0.6, block.shape) / sharp
         out[by_function[IDENTITY * IDENTITY]] = -0.5 / v
@@ -244,7 +247,7 @@ class Programs:
             elif latent.support == "matrix":
                 value = np.broadcast_to(np.eye(latent.shape[-1]), latent.shape)
             else:
-                value = np.full(latent.shape, 0.5)
+                value = np.full(latent.shape, np.median(probes(latent.support)) or 0.5)
             out[n] = np.broadcast_to(value, (self.draws, *latent.shape))
         return out
 

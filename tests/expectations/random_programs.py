@@ -16,6 +16,7 @@ Shape = tuple[int, ...]
 REAL: dict[str, Shape] = {"s": (), "a": (4,), "b": (3,), "A": (4, 3), "B": (3, 3), "C": (2, 3, 2)}
 POSITIVE: dict[str, Shape] = {"t": (), "tau": (3,), "rho": (4,), "T": (3, 2)}
 DISCRETE: dict[str, Shape] = {"c": (), "z": (4,), "w": (3,), "Z": (2, 3)}
+BETWEEN: dict[str, tuple[float, float, Shape]] = {"v": (0.5, 2.5, (3,)), "q": (-1.0, 2.0, ())}
 K = 3
 SIZES = (1, 2, 3, 4)
 
@@ -30,6 +31,8 @@ def latents() -> dict[str, Any]:
     for n, shape in DISCRETE.items():
         o[n] = numpyro.sample(n, dist.Categorical(jnp.full((*shape, K), 1 / K)))
     o["u"] = numpyro.sample("u", dist.Beta(2.0, 3.0).expand([K]).to_event(1))
+    for n, (low, high, shape) in BETWEEN.items():
+        o[n] = numpyro.sample(n, dist.Uniform(low, high).expand(shape).to_event(len(shape)))
     o["pi"] = numpyro.sample("pi", dist.Dirichlet(jnp.ones(K)))
     o["theta"] = numpyro.sample("theta", dist.Dirichlet(jnp.ones(K)).expand([4]).to_event(1))
     return o
@@ -294,6 +297,66 @@ class Grower:
         )()
         self.site(name, d, shape, obs * 1 if obs.dtype == bool else obs)
 
+    def branch(self, o: Any, shape: Shape, left: list[str]) -> Any:
+        """A scale for one branch: a monomial of latents that no other branch has, a number, or a bounded latent."""
+        if left and self.rng.random() < 0.7:
+            return self.monomial(o, shape, [left.pop()])
+        return self.pick([lambda: 0.7, lambda: self.fitted(o["v"], shape), lambda: np.exp(self.data(shape, 0.3))])()
+
+    def choice(self, o: Any, name: str) -> None:
+        """Scales and rates that discrete latents, or data, choose."""
+        z = self.pick(DISCRETE)
+        x, at, shape = self.chosen(o, z)
+        left = [str(n) for n in self.rng.permutation(list(POSITIVE))]
+        first, second, third = (self.branch(o, shape, left) for _ in range(3))
+        s = self.pick(
+            [
+                lambda: jnp.where(at == 1, first, second),
+                lambda: jnp.where(at == 0, first, jnp.where(at == 1, second, third)),
+                lambda: jnp.where(self.data(shape) > 0, first, jnp.where(at > 0, second, third)),
+                lambda: jnp.take_along_axis(
+                    jnp.stack([jnp.broadcast_to(b, shape) for b in (first, second, third)], -1), at[..., None], -1
+                )[..., 0],
+                lambda: (at == 2) * first + (at < 2) * second,
+                lambda: first * (1.0 + at),
+                lambda: jnp.exp(0.1 * o["b"][at] + 0.1 * self.linear(o, shape, 1, ["a", "B"])),
+            ]
+        )()
+        known = self.rng.poisson(2.0, shape)
+        d, obs = self.pick(
+            [
+                lambda: (dist.Normal(x, s), self.data(shape)),
+                lambda: (dist.Poisson(s), known),
+                lambda: (dist.Exponential(s), known + 0.5),
+            ]
+        )()
+        self.site(name, d, shape, obs)
+
+    def change(self, o: Any, name: str) -> None:
+        """What comes before a discrete latent is one, what comes after it another."""
+        n = int(self.pick(SIZES))
+        at = jnp.arange(n) < o["c"] if self.rng.random() < 0.5 else o["c"] <= self.data((n,)) + 1.0
+        left = [str(m) for m in self.rng.permutation(list(POSITIVE))]
+        s = jnp.where(at, self.branch(o, (n,), left), self.branch(o, (n,), left))
+        loc = jnp.where(at, o["s"], self.fitted(o["a"], (n,)))
+        if self.rng.random() < 0.5:
+            self.site(name, dist.Poisson(s), (n,), self.rng.poisson(2.0, n))
+        else:
+            self.site(name, dist.Normal(loc, s), (n,), self.data((n,)))
+
+    def between(self, o: Any, name: str) -> None:
+        """Functions of latents between two ends."""
+        shape = self.shape()
+        v, q = self.fitted(o["v"], shape), self.fitted(o["q"], shape)
+        loc = self.pick([lambda: q, lambda: q * self.data(shape) + self.linear(o, shape, 1, ["a", "s"])])()
+        scale = self.pick(
+            [lambda: v, lambda: jnp.sqrt(v), lambda: 1 / v, lambda: jax.nn.softplus(v), lambda: 1.0 + v]
+        )()
+        if self.rng.random() < 0.3:
+            self.site(name, dist.Poisson(v * self.fitted(o["tau"], shape)), shape, self.rng.poisson(2.0, shape))
+        else:
+            self.site(name, dist.Normal(loc, scale), shape, self.data(shape))
+
     def wild(self, o: Any, name: str) -> None:
         """Anything with anything; it need not be in the algebra."""
         shape = self.shape()
@@ -331,7 +394,10 @@ class Grower:
 
 
 #: Kinds whose programs are in the algebra by construction.
-INSIDE = ("quadratic", "normal", "bilinear", "volatility", "poisson", "positive", "mixture", "counts")
+INSIDE = (
+    *("quadratic", "normal", "bilinear", "volatility", "poisson", "positive", "mixture", "counts"),
+    *("choice", "change", "between"),
+)
 KINDS = (*INSIDE, "wild", "wild")
 
 

@@ -94,7 +94,7 @@ def discrete_and_open(y):
     a = numpyro.sample("a", dist.HalfNormal(1.0).expand([2]).to_event(1))
     with numpyro.plate("n", len(y)):
         z = numpyro.sample("z", dist.Categorical(p))
-        numpyro.sample("y", dist.Normal(0, jnp.sqrt(1.0 + a[z] ** 2)), obs=y)
+        numpyro.sample("y", dist.Normal(0, jnp.sqrt(1.0 + a[z] ** 2 + a[0])), obs=y)
 
 
 def discrete_and_drawn(y, total):

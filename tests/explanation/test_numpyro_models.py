@@ -29,7 +29,7 @@ EXAMPLES = {
     "partially_pooled": (
         at_bats,
         {"m": "sampled", "kappa": "sampled", "phi": "sampled"},
-        {"phi": "log Gamma of an expression of several elements", "kappa": "on whose support no family is"},
+        {"phi": "log Gamma of an expression of several elements"},
     ),
     "partially_pooled_with_logit": (at_bats, {"loc": "bound", "scale": "bound", "alpha": "bound"}, {}),
     "multinomial": ({"annotations": annotations}, {"zeta": exact, "pi": exact, "c": exact}, {}),
@@ -41,7 +41,7 @@ EXAMPLES = {
     "mace": (
         {"positions": positions, "annotations": annotations},
         {"epsilon": none, "theta": exact, "c": none, "s": none},
-        {"y": "a probability vector that is not one simplex latent"},
+        {"y": "combinations of 'c' and 's' that are impossible"},
     ),
     "hierarchical_dawid_skene": (
         {"positions": positions, "annotations": annotations},

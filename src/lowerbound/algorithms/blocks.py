@@ -8,6 +8,7 @@ from typing import Any
 from lowerbound.expectations.functions import IDENTITY, INDICATOR, INVERSE, LOG, LOG_DET, Function
 from lowerbound.expectations.joint_scales import Scaled
 from lowerbound.expectations.structure import Moment, Structure
+from lowerbound.expectations.supports import is_number
 from lowerbound.expectations.values import NotClosedForm
 from lowerbound.families.exponential import (
     BetaBlock,
@@ -117,7 +118,7 @@ def block_of(structure: Structure, name: str, functions: tuple[Function, ...]) -
         return BetaBlock(name, shape, key(_LOG), key(_LOG_COMPLEMENT))
     if not asked:
         raise NotClosedForm(f"a flat density of {name!r}, which is not proper")
-    if latent.support in ("positive", "unit", "real"):
+    if is_number(latent.support):
         size = 1
         for n in shape:
             size *= n

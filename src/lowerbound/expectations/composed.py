@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lowerbound.expectations.axes import Const, spread
-from lowerbound.expectations.elementary import of_one_element
+from lowerbound.expectations.elementary import function_of
 from lowerbound.expectations.values import NotClosedForm, Term, Value, align, as_value, constant_of
 
 
@@ -46,13 +46,19 @@ class Matrix:
     shape: tuple[int, ...]
 
 
+#: What to do where a continuous latent decides.
+CHANGE_POINT = (
+    "if it is a change point, make it a discrete latent: numpyro.sample('tau', dist.DiscreteUniform(0, n - 1))"
+)
+
+
 def value_of(x: Any) -> Value:
     """As a value of the algebra, if it is one."""
     if isinstance(x, Composed):
-        out = None if x.jumps else of_one_element(x.inner, x.name, x.call)
+        out = None if x.jumps else function_of(x.inner, x.name, x.call)
         if out is None:
             if x.jumps:
-                e = NotClosedForm(f"{x.name}, which jumps, of a continuous latent")
+                e = NotClosedForm(f"{x.name}, which jumps, of a continuous latent", rewrite=CHANGE_POINT)
             elif x.left is not None:
                 e = NotClosedForm(x.left.operation, rewrite=x.left.rewrite)
             else:
@@ -63,6 +69,11 @@ def value_of(x: Any) -> Value:
     if isinstance(x, Matrix):
         raise NotClosedForm("arithmetic with the Cholesky factor of a random matrix")
     return as_value(x)
+
+
+def source(x: Any) -> Any:
+    """A value as the function of another that it is, where it is one."""
+    return x.origin if isinstance(x, Value) and x.origin is not None else x
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from lowerbound.expectations.axes import Axis, Const
-from lowerbound.expectations.composed import masked, operation
+from lowerbound.expectations.composed import CHANGE_POINT, masked, operation
 from lowerbound.expectations.elementary import exp, log, power, reciprocal
 from lowerbound.expectations.functions import INDICATOR
-from lowerbound.expectations.tables import as_table
+from lowerbound.expectations.supports import is_number, signed
+from lowerbound.expectations.tables import as_table, from_table
 from lowerbound.expectations.values import NotClosedForm, Term, Value, constant_of
 
 
@@ -109,7 +110,9 @@ def _abs(x: Sequence[Value], _: Any) -> Value:
 
 def _positive(a: Any) -> bool:
     """Whether an atom is never negative: an indicator, or a power (not the logarithm) of what never is."""
-    power = a.latent.support in ("positive", "unit", "simplex") and a.function.exponent is not None
+    support = a.latent.support
+    never = support == "simplex" or (is_number(support) and not signed(support))
+    power = never and a.function.exponent is not None
     return power or a.function is INDICATOR
 
 
@@ -121,8 +124,8 @@ def _select(x: Sequence[Any], _: Any) -> Value:
     which = which.expand(*range(yes.ndim - which.ndim))  # one truth may choose between whole arrays
     if which.random:
         if as_table(which) is None:
-            raise NotClosedForm("a choice that depends on a continuous latent")
-        return which * yes + (1.0 - which) * no
+            raise NotClosedForm("a choice that depends on a continuous latent", rewrite=CHANGE_POINT)
+        return which * yes + _complement(which) * no
     c = constant_of(which)
     if not c.known:
         c = Const(c.array.astype(float), c.axes)
@@ -133,6 +136,14 @@ def _select(x: Sequence[Any], _: Any) -> Value:
     if not c.array.any():
         return Value(tuple(_first(a, b) for a, b in zip(no.axes, which.axes, strict=True)), no.terms)
     return masked(yes, which) + masked(no, 1.0 - which)
+
+
+def _complement(which: Value) -> Value:
+    """1 - z as sum_k 1[z = k] (1 - k): a term for each choice, and none for both."""
+    found = as_table(which)
+    assert found is not None
+    atom, table = found
+    return from_table(which.axes, atom, Const(1.0 - table.array, table.axes))
 
 
 def _first(a: Axis | None, b: Axis | None) -> Axis | None:

@@ -20,6 +20,8 @@ from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.composed import finite, masked, value_of
 from lowerbound.expectations.interpret import Graph, data_node, latent_node, run
 from lowerbound.expectations.rules import Bound, LogProb, Parameters, rule_for
+from lowerbound.expectations.supports import between
+from lowerbound.expectations.tables import refuse_exclusions
 from lowerbound.expectations.values import Latent, NotClosedForm, Value, align, array_of, as_value, latent_value
 from lowerbound.model.base import Model, Site
 from lowerbound.precision import float64
@@ -87,6 +89,9 @@ def support_kind(site: Site) -> str:
         return "positive"
     if support is constraints.unit_interval or _is_unit(support):
         return "unit"
+    found = _ends(support)
+    if found is not None:
+        return between(*found)
     if support is constraints.simplex:
         return "simplex"
     if support is constraints.positive_definite:
@@ -99,6 +104,33 @@ def _is_unit(support: Any) -> bool:
     if low is None or high is None or isinstance(low, Tracer) or isinstance(high, Tracer):
         return False
     return np.ndim(low) == 0 and np.ndim(high) == 0 and float(low) == 0.0 and float(high) == 1.0
+
+
+def _ends(support: Any) -> tuple[float, float] | None:
+    """The ends of a support between bounds that are numbers, the same for all elements."""
+    sides = []
+    for name, none in (("lower_bound", -np.inf), ("upper_bound", np.inf)):
+        bound = getattr(support, name, none)
+        if isinstance(bound, Tracer) or not np.size(bound) or not np.all(np.asarray(bound) == np.ravel(bound)[0]):
+            return None
+        sides.append(float(np.ravel(bound)[0]))
+    low, high = sides
+    real = type(support) in _BETWEEN and low < high and not (np.isinf(low) and np.isinf(high))
+    return (low, high) if real else None
+
+
+#: Supports between bounds; not those of whole numbers, nor the circle, whose ends are one point.
+_BETWEEN = tuple(
+    type(c)
+    for c in (
+        constraints.interval(0.0, 2.0),
+        constraints.open_interval(0.0, 2.0),
+        constraints.greater_than(1.0),
+        constraints.greater_than_eq(1.0),
+        constraints.less_than(1.0),
+        constraints.less_than_eq(1.0),
+    )
+)
 
 
 @dataclass(eq=False)
@@ -231,6 +263,8 @@ def _factor(t: _Traced, graph: Graph) -> RandomFactor:
         origin: dict[Axis, Axis] = {}
         total = value.sum(*range(value.ndim), origin=origin)
         known = _rows(value, t)
+        for term in total.terms:
+            refuse_exclusions(term)
         rows |= {new: known[old] for new, old in origin.items() if old in known}
     except NotClosedForm as e:
         e.factor = t.name

@@ -23,14 +23,14 @@ class Part:
     call: Callable[[Any], Any] | None = field(default=None, compare=False)
 
     def __call__(self, x: Any, xp: Any) -> Any:
+        if self.call is not None:
+            return self.call(x)
         if self.kind == "power":
             return x**self.parameter
         if self.kind == "log":
             return xp.log(x)
-        if self.kind == "log_complement":
-            return xp.log1p(-x)
-        assert self.call is not None, self.kind
-        return self.call(x)
+        assert self.kind == "log_complement", self.kind
+        return xp.log1p(-x)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Function:
     @property
     def exponent(self) -> float | None:
         """a, where the function is x^a."""
-        if len(self.parts) == 1 and self.parts[0].kind == "power":
+        if len(self.parts) == 1 and self.parts[0].kind == "power" and self.parts[0].call is None:
             return self.parts[0].parameter
         return None
 
@@ -67,7 +67,7 @@ class Function:
     def __mul__(self, other: Function) -> Function:
         power, parts = 0.0, []
         for p in (*self.parts, *other.parts):
-            if p.kind == "power":
+            if p.kind == "power" and p.call is None:
                 power += p.parameter
             else:
                 parts.append(p)
@@ -106,6 +106,11 @@ class Function:
         """call(scale * self)."""
         return Function((Part(name, (scale, self), lambda x: call(scale * self(x, _library(x)))),))
 
+    @staticmethod
+    def sum_of(parts: tuple[tuple[float, Function], ...]) -> Function:
+        """sum_j c_j f_j of one element."""
+        return Function((Part("sum", parts, lambda x: sum(c * f(x, _library(x)) for c, f in parts)),))
+
     def said(self, x: str) -> str:
         """The function of what is called ``x``, in words."""
         return " ".join(_said(p, x) for p in self.parts) or "1"
@@ -122,10 +127,12 @@ def _said(p: Part, x: str) -> str:
         "log_det": f"log |{x}|",
         "inverse": f"{x}^-1",
     }
-    if p.kind in names:
+    if p.call is None and p.kind in names:
         return names[p.kind]
-    if p.kind == "power":
+    if p.call is None and p.kind == "power":
         return x if p.parameter == 1 else f"{x}^{p.parameter:g}"
+    if p.kind == "sum":
+        return "(" + " + ".join(f"{c:g}" + ("" if f.trivial else f" {f.said(x)}") for c, f in p.parameter) + ")"
     scale, inner = p.parameter
     return f"{p.kind}({'' if scale == 1 else f'{scale:g} '}{inner.said(x)})"
 

@@ -210,6 +210,11 @@ class BoundExpectation:
 def bound_expectation(bound: Bound, weight: Value, structure: Structure) -> BoundExpectation:
     """The expectation of a bound, weighted (by masks and scales), and summed over its elements."""
     inputs: list[Value] = [weight]
+    for a in (a for v in bound.inputs if bound.gaussian for t in v.terms for a in t.atoms):
+        if a.latent.values is None and a.latent.name not in structure.gaussian:
+            raise NotClosedForm(
+                f"the bound by {bound.name}, of {a.latent.name!r}, which is not Gaussian in the posterior"
+            )
     for v in bound.inputs:
         a, b = align(inputs[0], v)
         inputs = [Value(a.axes, w.terms) for w in inputs] + [b]

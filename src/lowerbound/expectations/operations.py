@@ -16,10 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lowerbound.expectations.arguments import Argument, argument, in_terms_of
 from lowerbound.expectations.axes import Axis, constant
-from lowerbound.expectations.composed import OPERATIONS, Composed, Matrix, operation, value_of
-from lowerbound.expectations.elementary import exp, log
+from lowerbound.expectations.composed import OPERATIONS, Composed, Matrix, operation, source, value_of
+from lowerbound.expectations.elementary import exp, log, one_element
 from lowerbound.expectations.elementwise import ELEMENTWISE
+from lowerbound.expectations.functions import IDENTITY, Function
 from lowerbound.expectations.rearranging import STRUCTURAL
 from lowerbound.expectations.tables import tabulate
 from lowerbound.expectations.values import NotClosedForm, Term, Value, as_value, constant_of
@@ -43,19 +45,18 @@ def perform(primitive: Any, inputs: Sequence[Any], params: dict[str, Any], kinds
         places = [value_of(y) for y in inputs[1:]]
         return Composed(OPERATIONS[name]([x.inner, *places], params), x.call, x.name, x.jumps, x.left)
     if name in ELEMENTWISE and not any(isinstance(x, Matrix) for x in inputs):
-        if not any(isinstance(x, Composed) for x in inputs):
-            if name not in _POLYNOMIAL or operation is None:
-                found = tabulate(inputs, _on_arrays(primitive, params, kinds))
-                if found is not None:
-                    return found
-            if operation is not None:
-                try:
-                    return operation([as_value(x) for x in inputs], params)
-                except NotClosedForm as e:
-                    failed = e
-        elif operation is not None:
+        apart = name not in _POLYNOMIAL or operation is None
+        if apart and not any(isinstance(x, Composed) for x in inputs):
+            found = tabulate(inputs, _on_arrays(primitive, params, kinds))
+            if found is not None:
+                return found
+        composed = None
+        if operation is not None:
             try:
-                return operation([value_of(x) for x in inputs], params)
+                out = operation([value_of(x) for x in inputs], params)
+                if any(_outside(x) for x in inputs):
+                    composed = _composed(primitive, inputs, params, kinds)
+                return out if composed is None else replace(out, origin=composed)
             except NotClosedForm as e:
                 failed = e
         composed = _composed(primitive, inputs, params, kinds)
@@ -64,7 +65,7 @@ def perform(primitive: Any, inputs: Sequence[Any], params: dict[str, Any], kinds
                 several = NotClosedForm(f"{name} of an expression of several elements")
                 composed = replace(composed, left=several if failed is None else failed)
             return composed
-        raise failed or NotClosedForm(name)
+        raise failed or NotClosedForm(f"{name} of several latents")
     if operation is None:
         raise NotClosedForm(name, rewrite=_REWRITES.get(name, ""))
     return operation([value_of(x) for x in inputs], params)
@@ -104,31 +105,30 @@ _REWRITES = {
     "while": "use jax.lax.scan, or an array operation",
     "scan": "write the recursion with array operations: x[1:] - x[:-1], jnp.cumsum",
     "reduce_max": "if this sums the components of a mixture, write the component as a discrete latent; if it is a "
-    "softmax, give the probabilities a Dirichlet prior",
+    "softmax, give the distribution logits= instead of probabilities",
     "sort": "order the latents by an ordered prior instead",
 }
 
 
 def _composed(primitive: Any, inputs: Sequence[Any], params: dict[str, Any], kinds: Sequence[Any]) -> Composed | None:
     """The function of one value that an elementwise operation makes; None where there are two."""
-    inner: Value | None = None
     parts: list[Callable[[Any], Any]] = []
     names: list[str] = []
-    for x in inputs:
-        if isinstance(x, Composed):
-            if inner is not None and x.inner is not inner:
-                return None
-            inner = x.inner
-            parts.append(x.call)
-            names.append(x.name)
-            continue
-        value = as_value(x)
-        if value.random:
-            if inner is not None and value is not inner:
-                return None
-            inner = value
-            parts.append(lambda t: t)
-            names.append("·")
+    inputs = [source(x) for x in inputs]
+    moving = [x.inner if isinstance(x, Composed) else as_value(x) for x in inputs]
+    read = _read(moving)
+    if read is None:
+        return None
+    inner = next(found.inner for found in read if found is not None)
+    for x, value, found in zip(inputs, moving, read, strict=True):
+        if found is not None:
+            own = found.call
+            if isinstance(x, Composed):
+                parts.append(lambda t, own=own, call=x.call: call(own(t)))
+                names.append(x.name.replace("·", found.name))
+            else:
+                parts.append(own)
+                names.append(found.name)
             continue
         c = constant_of(value)
         if not c.known or not c.array.size or not np.all(c.array == c.array.flat[0]):
@@ -136,8 +136,6 @@ def _composed(primitive: Any, inputs: Sequence[Any], params: dict[str, Any], kin
         number = c.array.flat[0]
         parts.append(lambda t, number=number: number)
         names.append(repr(float(number)))
-    if inner is None:
-        return None
 
     def call(t: Any) -> Any:
         t = jnp.asarray(t)
@@ -148,12 +146,52 @@ def _composed(primitive: Any, inputs: Sequence[Any], params: dict[str, Any], kin
     if primitive.name == "convert_element_type":
         jumps = jumps or not _is_algebra(primitive.name, params, kinds)
     if primitive.name == "select_n":  # a choice between functions may be smooth; between constants it is not
-        moving = [x for x in inputs[1:] if isinstance(x, Composed) or as_value(x).random]
-        jumps = not moving or any(isinstance(x, Composed) and x.jumps for x in moving)
+        chosen = [x for x in inputs[1:] if isinstance(x, Composed) or as_value(x).random]
+        jumps = not chosen or any(isinstance(x, Composed) and x.jumps for x in chosen)
     own = {k: x for k, x in params.items() if x is not None and k not in ("weak_type", "sharding")}
     name = primitive.name + ("".join(f"[{k}={own[k]}]" for k in sorted(own)))
     left = next((x.left for x in inputs if isinstance(x, Composed)), None)
     return Composed(inner, call, name if names == ["·"] else f"{name}({', '.join(names)})", jumps, left)
+
+
+def _outside(x: Any) -> bool:
+    """Whether something is known as a function of something else."""
+    x = source(x)
+    return isinstance(x, Composed) or (isinstance(x, Value) and argument(x).inner is not x)
+
+
+def _read(moving: Sequence[Value]) -> list[Argument | None] | None:
+    """Each value that is random in terms of one and the same argument; None where there is none."""
+    first = next((argument(v).inner for v in moving if v.random), None)
+    if first is None:
+        return None
+    moving = [_along(v, first) if v.random else v for v in moving]
+    read = [in_terms_of(v, first) if v.random else None for v in moving]
+    if all(found is not None or not v.random for v, found in zip(moving, read, strict=True)):
+        return read
+    # Functions of one element are functions of one argument, whatever they are.
+    parts = [one_element(v) if v.random else None for v in moving]
+    if any(p is None and v.random for v, p in zip(moving, parts, strict=True)):
+        return None
+    (lead, v), *others = [(p, v) for p, v in zip(parts, moving, strict=True) if p is not None]
+    if any(not lead[0].same_place(p[0]) or p[0].latent is not lead[0].latent for p, _ in others):
+        return None
+    if any(w.axes != v.axes for _, w in others):
+        return None
+    element = Value(v.axes, (Term((), (replace(lead[0], function=IDENTITY),)),))
+    return [None if p is None else Argument(element, _scaled(p[1], p[2]), f"{p[1]!r} {p[2].said('·')}") for p in parts]
+
+
+def _along(v: Value, other: Value) -> Value:
+    """A value over the axes of another of its shape."""
+    if v.shape != other.shape or v.axes == other.axes:
+        return v
+    pairs = zip(v.axes, other.axes, strict=True)
+    return v.renamed({a: b for a, b in pairs if a is not None and b is not None and a is not b})
+
+
+def _scaled(scale: float, f: Function) -> Callable[[Any], Any]:
+    return lambda t: scale * f(t, jnp)
 
 
 _JUMPS = {"eq", "ne", "lt", "le", "gt", "ge", "floor", "ceil", "round", "sign", "rem", "is_finite", "not", "and", "or"}
@@ -169,7 +207,10 @@ def _reduce_sum(x: Sequence[Any], params: Any) -> Value:
 
 @operation("reduce_prod")
 def _reduce_prod(x: Sequence[Any], params: Any) -> Value:
-    return exp(log(value_of(x[0])).sum(*params["axes"]))
+    value = value_of(x[0])
+    if any(not c.known or (c.array < 0).any() for t in value.terms for c in t.constants):
+        raise NotClosedForm("a product of what may be negative")
+    return exp(log(value).sum(*params["axes"]))
 
 
 @operation("cumsum")

@@ -102,7 +102,7 @@ def reshape(value: Value, shape: tuple[int, ...]) -> Value:
     return value.looked_up(places, axes) if places else Value(tuple(axes), value.terms)
 
 
-def _taken(value: Value, dim: int, places: np.ndarray) -> Value:
+def taken(value: Value, dim: int, places: np.ndarray) -> Value:
     """Elements ``places`` along one dimension."""
     a = value.axes[dim]
     if a is None:
@@ -124,7 +124,7 @@ def _slice(x: Sequence[Any], params: Any) -> Value:
     value = as_value(x[0])
     strides = params["strides"] or (1,) * value.ndim
     for d, (a, b, s) in enumerate(zip(params["start_indices"], params["limit_indices"], strides, strict=True)):
-        value = _taken(value, d, np.arange(a, b, s))
+        value = taken(value, d, np.arange(a, b, s))
     return value
 
 
@@ -132,7 +132,7 @@ def _slice(x: Sequence[Any], params: Any) -> Value:
 def _rev(x: Sequence[Any], params: Any) -> Value:
     value = as_value(x[0])
     for d in params["dimensions"]:
-        value = _taken(value, d, np.arange(value.shape[d])[::-1].copy())
+        value = taken(value, d, np.arange(value.shape[d])[::-1].copy())
     return value
 
 
@@ -140,7 +140,7 @@ def _rev(x: Sequence[Any], params: Any) -> Value:
 def _tile(x: Sequence[Any], params: Any) -> Value:
     value = x[0]
     for d, times in enumerate(params["reps"]):
-        value = _taken(value, d, np.tile(np.arange(value.shape[d]), times))
+        value = taken(value, d, np.tile(np.arange(value.shape[d]), times))
     return value
 
 
@@ -155,7 +155,7 @@ def _dynamic_slice(x: Sequence[Any], params: Any) -> Value:
             continue
         start = np.asarray(array_of(as_value(start)))
         at = int(np.clip(start, 0, value.shape[d] - size))
-        value = _taken(value, d, np.arange(at, at + size))
+        value = taken(value, d, np.arange(at, at + size))
     return value
 
 
@@ -213,7 +213,7 @@ def _pad(x: Sequence[Any], params: Any) -> Value:
 def _split(x: Sequence[Any], params: Any) -> list[Value]:
     value, out, start = as_value(x[0]), [], 0
     for n in params["sizes"]:
-        out.append(_taken(value, params["axis"], np.arange(start, start + n)))
+        out.append(taken(value, params["axis"], np.arange(start, start + n)))
         start += n
     return out
 
@@ -236,7 +236,7 @@ def _gather(x: Sequence[Any], params: Any) -> Value:
 
 
 def _column(indices: Value, n: int) -> Value:
-    return _taken(indices, indices.ndim - 1, np.array([n])).squeeze(indices.ndim - 1)
+    return taken(indices, indices.ndim - 1, np.array([n])).squeeze(indices.ndim - 1)
 
 
 def _index(value: Value, at: dict[int, Value], batch: list[int], offset: list[int], ndim: int) -> Value:

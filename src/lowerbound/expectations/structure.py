@@ -123,6 +123,10 @@ def structure_of(joint: Joint, *, joined: bool = True, sampled: bool = False) ->
     functions: dict[str, dict[Function, None]] = {n: {} for n, v in latents.items() if v.support != "real"}
     curved: dict[str, str] = {}
     special: dict[str, dict[Function, None]] = defaultdict(dict)
+    for f in factors:
+        for bound, _ in f.bounds:
+            for t in (t for v in bound.inputs if bound.gaussian for t in v.terms):
+                curved |= {a.latent.name: f"the bound by {bound.name}" for a in t.atoms if a.latent.support == "real"}
     for f, t in all_terms(factors):
         if t.exponent is not None:
             for s in t.exponent.terms:
@@ -203,7 +207,8 @@ def _refuse_products(f: RandomFactor, atoms: Sequence[Atom]) -> None:
         if names.count(n) > 1:
             e = NotClosedForm(
                 f"a product of functions of different elements of {n!r}",
-                rewrite="a chain of discrete latents needs its transitions summed together"
+                rewrite="sum a chain of discrete latents out in the model by the forward algorithm, and add its log "
+                "likelihood by numpyro.factor"
                 if atoms[names.index(n)].function is INDICATOR
                 else "",
             )

@@ -68,6 +68,39 @@ def from_table(axes: tuple[Axis | None, ...], atom: Atom, table: Const) -> Value
     return Value(axes, merged([Term((table,), (atom,), frozenset([k]))]))  # pyright: ignore[reportArgumentType]
 
 
+#: The logarithm of a probability of zero: of something that a discrete latent makes impossible.
+IMPOSSIBLE = -1e300
+
+
+def refuse_exclusions(t: Term) -> None:
+    """Refuse a term that makes some combinations of two discrete latents impossible, but no value of either alone.
+
+    Any q in which they are independent then has weight on what is impossible, or none on most of what is possible.
+
+    Raises:
+        NotClosedForm: the term is such a one.
+    """
+    ends = [a.index[-1] for a in t.atoms if a.function is INDICATOR]
+    if len(ends) < 2 or not any(c.known and c.array.size and c.array.min() < 0.1 * IMPOSSIBLE for c in t.constants):
+        return
+    for c in t.constants:
+        own = [k for k in ends if k in c.axes]
+        if not c.known or len(own) < 2:
+            continue
+        possible = c.array > 0.1 * IMPOSSIBLE
+        product = np.ones_like(possible)
+        for k in own:
+            others = tuple(c.axes.index(j) for j in own if j is not k)
+            product &= possible.any(axis=others, keepdims=True)
+        if (product != possible).any():
+            names = sorted({a.latent.name for a in t.atoms if a.function is INDICATOR})
+            raise NotClosedForm(
+                f"combinations of {' and '.join(map(repr, names))} that are impossible, which no q has in which they "
+                "are independent",
+                rewrite="sum them out in the model: numpyro.factor of the logsumexp over their values",
+            )
+
+
 def tabulate(values: Sequence[Any], function: Callable[..., Any]) -> Value | None:
     """A function of several values that all depend on one discrete element, or on none; else None.
 

@@ -67,8 +67,8 @@ class Latent:
     Args:
         name: Of the site.
         shape: Of its value; of a discrete site, of one value for each of its plates.
-        support: ``"real"``, ``"positive"``, ``"unit"``, ``"simplex"``, ``"matrix"`` (positive definite) or
-            ``"discrete"``.
+        support: ``"real"``, ``"positive"``, ``"unit"``, ``"[a, b]"``, ``"simplex"``, ``"matrix"`` (positive definite)
+            or ``"discrete"``.
         values: The values of a discrete site, else None.
     """
 
@@ -147,10 +147,14 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A sum of terms over ``axes``; None is a dimension of size one, along which nothing runs."""
+    """A sum of terms over ``axes``; None is a dimension of size one, along which nothing runs.
+
+    Where it is an elementwise function of another value, ``origin`` says of which: the sum may not tell.
+    """
 
     axes: tuple[Axis | None, ...]
     terms: tuple[Term, ...]
+    origin: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -175,7 +175,9 @@ def _update(d: Derivation, block: ExponentialBlock) -> tuple[str, str]:
     names = list(dict.fromkeys(b.name for b in bounds))
     curved = d.factored.curved(i)
     if names:
-        return "bound", f"bound: {', '.join(names)}" + ("; damped (exp of an affine function)" if curved else "")
+        reasons = {d.factored.structure.curved.get(n, "") for n in block.latents}
+        damped = "; damped (exp of an affine function)" if any(r.startswith("the exp") for r in reasons) else "; damped"
+        return "bound", f"bound: {', '.join(names)}" + (damped if curved else "")
     if curved:
         return "damped", DAMPED
     if isinstance(block, TabulatedBlock):

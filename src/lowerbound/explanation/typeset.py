@@ -44,7 +44,21 @@ BOUNDS: dict[str, tuple[str, dict[int, str]]] = {
     "gamma mixture of half-normals": (r"-\log(1+u)", {0: r"-\frac{1}{1+u}"}),
     "exponential mixture of normals": (r"-\sqrt{u}", {0: r"-\frac{1}{2\sqrt{u}}"}),
 }
+#: The inputs of a bound; of more than there are letters, u_1, u_2, ...
 _INPUTS = "uvst"
+
+
+def _input(j: int, count: int) -> str:
+    return _INPUTS[j] if count <= len(_INPUTS) else f"{{u_{{{j + 1}}}}}"
+
+
+def _inside(name: str, count: int) -> str:
+    """A bound of random logits as a function of means, squares and times; of any other, g of its inputs."""
+    if name != "Jensen's inequality":
+        return f"g({', '.join(_input(j, count) for j in range(count))})"
+    own = [_input(j, count) for j in range(count)]
+    powers = " + ".join(rf"e^{{{m} + ({s} - {m}^2)/2}}" for m, s in zip(own[:-1:2], own[1::2], strict=True))
+    return rf"-{own[-1]} \log\bigl({powers}\bigr)"
 
 
 def typeset(e: Equations) -> str:
@@ -95,8 +109,9 @@ class _Printer:
         names = self.letters.of(b.term().operands, b.axes)
         at = index([names[a] for a in b.axes])
         function, slopes = BOUNDS.get(b.name, (None, {}))
-        inputs = [f"{_INPUTS[j]}^{{({b.number})}}{at}" for j in range(len(b.inputs))]
-        inside = function if function is not None else f"g({', '.join(_INPUTS[: len(b.inputs)])})"
+        count = len(b.inputs)
+        inputs = [f"{_input(j, count)}^{{({b.number})}}{at}" for j in range(count)]
+        inside = function if function is not None else _inside(b.name, count)
         weight = self._sum(b.weight, names, b.axes)
         times = "" if weight == "1" else rf"{_grouped(weight)}\,"
         rows = [rf"B^{{({b.number})}}{at} &= {times}\Bigl[{inside}\Bigr] \quad\text{{({_plain(b.name)} bound)}}"]
@@ -104,8 +119,8 @@ class _Printer:
             j for j, terms in enumerate(b.inputs) if any(isinstance(o, MomentAt) for p in terms for o in p.operands)
         ]
         for j in random:
-            slope = slopes.get(j, rf"\partial g / \partial {_INPUTS[j]}")
-            rows.append(rf"B^{{({b.number})}}_{{{_INPUTS[j]}}}{_and(at)} &= {times}\Bigl[{slope}\Bigr]")
+            slope = slopes.get(j, rf"\partial g / \partial {_input(j, count)}")
+            rows.append(rf"B^{{({b.number})}}_{{{_input(j, count)}}}{_and(at)} &= {times}\Bigl[{slope}\Bigr]")
         for name, terms in zip(inputs, b.inputs, strict=True):
             rows += self._lines(name, terms, names)
         return rows
@@ -237,7 +252,7 @@ class _Printer:
         assert isinstance(o, Slope)
         if o.which is None:
             return f"B^{{({o.bound.number})}}{at}"
-        return f"B^{{({o.bound.number})}}_{{{_INPUTS[o.which]}}}{_and(at)}"
+        return f"B^{{({o.bound.number})}}_{{{_input(o.which, len(o.bound.inputs))}}}{_and(at)}"
 
     def _array(self, o: Known, letters: Mapping[Axis, str]) -> str:
         at = [letters[a] for a in o.axes]
@@ -363,6 +378,14 @@ def _function(f: Function, x: str) -> str:
 
 
 def _part(p: Part, x: str) -> str:
+    if p.kind == "sum":
+        said = (f"{'' if c == 1 else fraction(c)} {'' if f.trivial else _function(f, x)}" for c, f in p.parameter)
+        return f"({' + '.join(part.strip() or '1' for part in said)})"
+    if p.call is not None:
+        scale, inner = p.parameter
+        name = p.kind.replace("_", r"\_")
+        times = "" if scale == 1 else f"{fraction(scale)}\\, "
+        return rf"\mathrm{{{name}}}({times}{_function(inner, x)})"
     if p.kind == "power":
         return x if p.parameter == 1 else f"{_power(x)}^{{{fraction(p.parameter)}}}"
     if p.kind == "log":
@@ -371,9 +394,5 @@ def _part(p: Part, x: str) -> str:
         return rf"\log(1 - {x})"
     if p.kind == "log_det":
         return rf"\log |{x}|"
-    if p.kind == "inverse":
-        return f"({x})^{{-1}}"
-    scale, inner = p.parameter
-    name = p.kind.replace("_", r"\_")
-    times = "" if scale == 1 else f"{fraction(scale)}\\, "
-    return rf"\mathrm{{{name}}}({times}{_function(inner, x)})"
+    assert p.kind == "inverse", p.kind
+    return f"({x})^{{-1}}"

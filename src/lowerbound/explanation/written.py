@@ -24,6 +24,7 @@ from lowerbound.expectations.axes import Axis, Index, Lookup
 from lowerbound.expectations.functions import IDENTITY, INVERSE
 from lowerbound.expectations.moments import BoundExpectation, Contraction, Expectation
 from lowerbound.expectations.structure import Moment, Structure
+from lowerbound.expectations.supports import from_real
 from lowerbound.explanation.constants import Arrays
 from lowerbound.explanation.derivation import Derivation
 from lowerbound.explanation.operands import (
@@ -320,7 +321,7 @@ def random_moments(blocks: Sequence[ExponentialBlock], rng: np.random.Generator)
     for b in blocks:
         if isinstance(b, TabulatedBlock):
             u = rng.standard_normal((3, *b.shape))
-            x = u if b.support == "real" else np.exp(u) if b.support == "positive" else 1 / (1 + np.exp(-u))
+            x = from_real(b.support, u, 1 / (1 + np.exp(-u)), np)
             out |= {k: np.asarray(t(x, np)).mean(0) for k, t in b.statistics.items()}
         else:
             start = b.start(rng, 0.3)

@@ -8,6 +8,8 @@ is drawn from and evaluated outside of any compiled program.
 | real | u | 0 |
 | positive | exp u | sum u |
 | unit | s(u), s the logistic function | sum log s(u) + log s(-u) |
+| between a and b | a + (b - a) s(u) | sum log (b - a) + log s(u) + log s(-u) |
+| above a, below b | a + exp u, b - exp u | sum u |
 | simplex | sticks v_k = s(u_k - log(K - k)), z_k = v_k prod_{j<k} (1 - v_j) | sum log v_k + log(1 - v_k) + log left_k |
 | matrix | L L', L lower triangular with exp on its diagonal | d log 2 + sum_i (d - i + 1) log L_ii, i = 0 .. d - 1 |
 
@@ -22,6 +24,8 @@ import math
 import numpy as np
 from scipy.special import log_expit
 
+from lowerbound.expectations.supports import ends, from_real, is_number, log_slope
+
 
 def constrain(support: str, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """T(u) ``[n, *shape]`` and log |det dT/du| ``[n]`` at ``u [n, *unconstrained_shape]``."""
@@ -34,6 +38,8 @@ def constrain(support: str, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return np.exp(log_expit(u)), _total(log_expit(u) + log_expit(-u))
         if support == "simplex":
             return _simplex(u)
+        if is_number(support):
+            return from_real(support, u, np.exp(log_expit(u)), np), _total(log_slope(support, u, log_expit))
         return _matrix(u)
 
 
@@ -50,6 +56,11 @@ def unconstrain(support: str, z: np.ndarray) -> np.ndarray:
             # log v_k - log(1 - v_k) = log z_k - log of what is left after it
             left = np.cumsum(z[..., ::-1], axis=-1)[..., ::-1][..., 1:]
             return np.log(z[..., :-1]) - np.log(left) + _offset(z.shape[-1] - 1)
+        if (bounds := ends(support)) is not None:
+            low, high = bounds
+            if np.isfinite(low) and np.isfinite(high):
+                return np.log(z - low) - np.log(high - z)
+            return np.log(z - low) if np.isfinite(low) else np.log(high - z)
     root = np.linalg.cholesky(z)
     d = z.shape[-1]
     rows, columns = np.tril_indices(d, -1)

@@ -29,11 +29,14 @@ class Bound:
         name: Of the augmentation.
         inputs: The values whose expectations it is a function of, over the same axes.
         function: From their expectations to the bound.
+        gaussian: Whether it holds where the latents in the inputs are Gaussian alone. It is then no linear function of
+            the moments from below either, so that a step to the optimum of its slope is tried before it is taken.
     """
 
     name: str
     inputs: tuple[Value, ...]
     function: Callable[..., Any]
+    gaussian: bool = False
 
 
 class LogProb(NamedTuple):

@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lowerbound.expectations.composed import Composed, value_of
+from lowerbound.expectations.composed import Composed, source, value_of
 from lowerbound.expectations.elementary import power
 from lowerbound.expectations.rules.base import Bound, LogProb, Parameters
+from lowerbound.expectations.tables import as_table
 from lowerbound.expectations.values import NotClosedForm, Value
 
 #: Where a function is compared with the logistic and the normal distribution function.
@@ -34,7 +35,7 @@ def log_odds(p: Parameters) -> tuple[str, Value] | None:
     if "logits" in p:
         eta = p.logits
         return ("logistic", eta) if eta.random else None
-    raw = p.raw("probs")
+    raw = source(p.raw("probs"))
     if not isinstance(raw, Composed):
         return None
     return link(raw)
@@ -60,11 +61,15 @@ def link(f: Composed) -> tuple[str, Value] | None:
 def logistic_bound(found: tuple[str, Value], hits: Value, misses: Value) -> LogProb:
     """hits log p + misses log(1 - p) from below."""
     name, eta = found
-    if hits.random or misses.random:  # a latent outcome: the bound is one for each of its values
-        raise NotClosedForm("a latent outcome with random logits")
+    trials = hits + misses
+    if trials.random:  # a latent outcome: the bound is one for each of its values, and the number of trials is known
+        table = as_table(trials)
+        if table is None or not table[1].known or np.ptp(table[1].array):
+            raise NotClosedForm("a latent number of trials with random logits")
+        trials = value_of(float(table[1].array.flat[0]))
     if name == "logistic":
         return LogProb(
-            (hits - misses) * eta * 0.5, (Bound("Pólya–Gamma", (power(eta, 2), hits + misses + eta * 0.0), _jaakkola),)
+            (hits - misses) * eta * 0.5, (Bound("Pólya–Gamma", (power(eta, 2), trials + eta * 0.0), _jaakkola),)
         )
     return LogProb(value_of(0.0), (Bound("Albert–Chib", (eta, power(eta, 2), hits, misses), _albert),))
 

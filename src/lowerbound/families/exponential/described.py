@@ -94,7 +94,7 @@ def rebuild(d: dict[str, Any]) -> ExponentialBlock:
 
 
 def _function(f: Function) -> list[list[Any]]:
-    if any(p.kind not in _PLAIN for p in f.parts):
+    if any(p.kind not in _PLAIN or p.call is not None for p in f.parts):
         raise ValueError(f"the statistic {f}")
     return [[p.kind, p.parameter] for p in f.parts]
 

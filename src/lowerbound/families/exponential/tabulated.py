@@ -18,8 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import expit, ndtr
+from scipy.special import expit, log_expit, ndtr
 
+from lowerbound.expectations.supports import ends, from_real, log_slope
 from lowerbound.families.exponential.base import ExponentialBlock, Parameters
 
 #: Points of the two grids, and by how many nats below the peak the density may be left out.
@@ -31,7 +32,7 @@ class TabulatedBlock(ExponentialBlock):
 
     Args:
         name, shape: Of the latent.
-        support: ``"real"``, ``"positive"`` or ``"unit"``.
+        support: ``"real"``, ``"positive"``, ``"unit"`` or ``"[a, b]"``.
         statistics: From keys to functions ``t(x, xp)``.
     """
 
@@ -46,20 +47,14 @@ class TabulatedBlock(ExponentialBlock):
     # -- coordinates ---------------------------------------------------------------------------------
 
     def _coarse(self) -> np.ndarray:
-        if self.support == "positive":
-            return np.linspace(-90.0, 90.0, _COARSE)
-        if self.support == "unit":
-            return np.linspace(-80.0, 80.0, _COARSE)
-        return np.sinh(np.linspace(-32.0, 32.0, _COARSE))
+        if self.support == "real":
+            return np.sinh(np.linspace(-32.0, 32.0, _COARSE))
+        reach = 80.0 if math.isfinite(sum(ends(self.support) or ())) else 90.0
+        return np.linspace(-reach, reach, _COARSE)
 
     def _constrain(self, u: Any) -> tuple[Any, Any]:
         """x and log dx/du."""
-        if self.support == "positive":
-            return jnp.exp(u), u
-        if self.support == "unit":
-            x = jax.nn.sigmoid(u)
-            return x, jax.nn.log_sigmoid(u) + jax.nn.log_sigmoid(-u)
-        return u, jnp.zeros_like(u)
+        return from_real(self.support, u, jax.nn.sigmoid(u), jnp), log_slope(self.support, u, jax.nn.log_sigmoid)
 
     def _log_density(self, natural: Parameters, u: Any) -> Any:
         """Unnormalised, at ``u [*shape, m]``."""
@@ -142,7 +137,7 @@ class TabulatedBlock(ExponentialBlock):
         return {self.latents[0]: self._values(out).reshape(len(noise), *self.shape)}
 
     def _values(self, u: np.ndarray) -> np.ndarray:
-        return np.exp(u) if self.support == "positive" else expit(u) if self.support == "unit" else u
+        return from_real(self.support, u, expit(u), np)
 
     def _table(self, natural: Parameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The grid, in one compiled program."""
@@ -182,7 +177,7 @@ class TabulatedBlock(ExponentialBlock):
         """Natural parameters nearest to a standard normal u; those of other statistics than the given ones are 0."""
         u = np.linspace(-4.0, 4.0, 101)
         x = self._values(u)
-        slope = {"positive": u, "unit": np.log(expit(u)) + np.log(expit(-u))}.get(self.support, np.zeros_like(u))
+        slope = log_slope(self.support, u, log_expit)
         functions = list(self.statistics.values())
         columns = [np.asarray(functions[j](x, np), float) for j in places]
         design = np.stack([*columns, np.ones_like(u)], axis=1)
