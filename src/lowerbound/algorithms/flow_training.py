@@ -30,7 +30,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from lowerbound.algorithms.base import Info, Status
 from lowerbound.expectations.noise import matched_normals, stratified_normals
@@ -60,6 +59,8 @@ def training_program(couplings: Couplings) -> tuple[Any, Any]:
 
     (weights, adam, noise, scores, rate, next noise) -> (weights, adam, draws, log |det f'| at them).
     """
+    import optax  # takes a tenth of a second, which a fit without a flow need not wait for
+
     adam = optax.scale_by_adam()
 
     def iterate(weights, state, noise, scores, rate, following):

@@ -227,7 +227,7 @@ class _Compiled:
         if self._program is None:
             lifted = lift(lambda x, _: self._function(*x), self._shapes, [])
             self._arguments = jax.device_put(lifted.arguments)
-            self._program, _ = compile_once(lambda x, a: lifted.call(x, a), self._shapes, self._arguments)
+            self._program, _ = compile_once(lambda x, a: lifted.call(x, a), self._shapes, self._arguments, direct=True)
         return self._program
 
     def __call__(self, *arguments: Any) -> Any:

@@ -88,10 +88,22 @@ def _width(kind: Any) -> int:
     return 0 if np.issubdtype(kind, np.bool_) else 1 if np.issubdtype(kind, np.integer) else 2
 
 
+#: What an index of a discrete latent goes through: by NumPy, since JAX compiles a program for each outside of a trace.
+_BY_NUMPY = {
+    "lt": np.less,
+    "ge": np.greater_equal,
+    "eq": np.equal,
+    "add": np.add,
+    "select_n": lambda which, *cases: np.choose(np.asarray(which, int), cases),
+}
+
+
 def _on_arrays(primitive: Any, params: dict[str, Any], kinds: Sequence[Any]) -> Callable[..., np.ndarray]:
     """The operation on known arrays, whatever trace is under way."""
 
     def call(*arrays: Any) -> np.ndarray:
+        if primitive.name in _BY_NUMPY:
+            return _BY_NUMPY[primitive.name](*(np.asarray(a).astype(k) for a, k in zip(arrays, kinds, strict=True)))
         with jax.ensure_compile_time_eval():
             parts = [jnp.asarray(a).astype(k) for a, k in zip(np.broadcast_arrays(*arrays), kinds, strict=True)]
             return np.asarray(primitive.bind(*parts, **params))

@@ -49,25 +49,40 @@ _one_at_a_time = threading.RLock()
 
 
 @contextmanager
-def _matrices_by_numpy() -> Iterator[None]:
-    """NumPyro's validation of positive definite matrices by NumPy, where the matrix is known.
+def _checks_by_numpy() -> Iterator[None]:
+    """NumPyro's validation of parameters for those that are known, and of positive definite matrices by NumPy.
 
-    As JAX operations outside of a trace it compiles two dozen programs, which is most of the time that a model with a
-    constant precision matrix takes to be traced. What it says is the same.
+    As JAX operations outside of a trace the check of a matrix compiles two dozen programs, which is most of the time
+    that a model with a constant precision matrix takes to be traced; of one that is traced, nothing can be said, and
+    the check of its triangle compiles as many. What it says is the same.
     """
-    kind = type(numpyro.distributions.constraints.positive_definite)
-    own = kind.__call__
+    kind, base = type(numpyro.distributions.constraints.positive_definite), numpyro.distributions.Distribution
+    own, validate = kind.__call__, base.validate_args
 
     def known(constraint: Any, x: Any) -> Any:
         if isinstance(x, Tracer):
             return own(constraint, x)
         return own(constraint, np.asarray(x))
 
-    setattr(kind, "__call__", known)  # noqa: B010  (not a method that a type checker lets be replaced)
+    def validate_known(self: Any, strict: bool = True) -> None:
+        found = self.get_args()
+        constants = {n: a for n, a in found.items() if not isinstance(a, Tracer)}
+        if strict or len(constants) == len(found):
+            return validate(self, strict)
+        self.get_args = lambda: constants
+        try:
+            validate(self, strict)
+        finally:
+            del self.get_args
+
+    replaced = ((kind, "__call__", known, own), (base, "validate_args", validate_known, validate))
+    for where, name, ours, _ in replaced:
+        setattr(where, name, ours)
     try:
         yield
     finally:
-        setattr(kind, "__call__", own)  # noqa: B010
+        for where, name, _, theirs in replaced:
+            setattr(where, name, theirs)
 
 
 class _FullPlates(Messenger):
@@ -98,7 +113,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
 
     def run(arguments: Sequence[Any], substitute: Callable[[Any], Any]) -> dict[str, Any]:
         seeded = handlers.seed(handlers.substitute(_FullPlates(model), substitute_fn=substitute), rng_seed=0)
-        with _one_at_a_time, _matrices_by_numpy():
+        with _one_at_a_time, _checks_by_numpy():
             return handlers.trace(seeded).get_trace(**bound.rebuild(arguments))
 
     sites: dict[str, Site] = {}
@@ -169,7 +184,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
             return {n: trace[n]["value"] for n in deterministics}
 
         with float64():
-            stand_in = {n: jnp.zeros(d.shape, jnp.result_type(int)) for n, d in discrete.items()}
+            stand_in = {n: np.zeros(d.shape, np.int64) for n, d in discrete.items()}
             moved_by = depend_on_latents(of_discrete, stand_in, abstract(bound.arrays)) if deterministics else {}
         # Their value differs with that of a discrete latent, which the map from the vector does not have.
         deterministics = {n: s for n, s in deterministics.items() if not moved_by.get(n)}
@@ -278,6 +293,11 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
 
 def _values(fn: Any) -> np.ndarray | None:
     """The values that a discrete distribution can take, as far as they are finitely many numbers."""
+    between = fn.support
+    if isinstance(between, type(numpyro.distributions.constraints.integer_interval(0, 1))) and fn.has_enumerate_support:
+        low, high = between.lower_bound, between.upper_bound
+        if isinstance(low, int) and isinstance(high, int):
+            return None if fn.event_dim else np.arange(low, high + 1)
     try:
         with jax.ensure_compile_time_eval():
             support = fn.enumerate_support(expand=False)
