@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks import options as command
 from benchmarks import process
+from benchmarks.memory import peak_memory
 from benchmarks.results import Results, number, report, table
 from benchmarks.tools import Clock
 
@@ -105,7 +106,7 @@ def measure(target: str, p: int) -> dict[str, Any]:
 
     warnings.simplefilter("ignore")
     model, data = TARGETS[target][0](p)
-    before = process.peak_memory()
+    before = peak_memory()
     clock = Clock()
     posterior = lb.fit(model, data, seed=0)
     cpu, wall = clock.read()
@@ -113,7 +114,7 @@ def measure(target: str, p: int) -> dict[str, Any]:
         "cpu": cpu,
         "wall": wall,
         "memory_before": before,
-        "memory": process.peak_memory(),
+        "memory": peak_memory(),
         "family": posterior.family_name,
         "verdict": posterior.verdict.status.name,
         "pareto_k": float(posterior.pareto_k),

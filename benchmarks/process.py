@@ -38,14 +38,6 @@ def run(
     return json.loads(lines[-1])
 
 
-def peak_memory() -> float:
-    """Largest resident size of this process so far, in MiB."""
-    import resource
-
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 @cache
 def source_hash() -> str:
     """Of the library's source: rows of another version are measured again."""

@@ -45,7 +45,7 @@ def main(path: str) -> dict[str, Any]:
     notes = fit(MODELS[problem.model], problem.data, problem.start)
     cpu, wall = STAMPS.read()
 
-    from benchmarks.process import peak_memory
+    from benchmarks.memory import peak_memory
 
     return {"cpu": cpu, "wall": wall, "memory": peak_memory()} | notes | STAMPS.row()
 

@@ -1,14 +1,14 @@
 """A child's clock: process start, then a stamp after one sweep or several.
 
-Nothing is imported before it but the interpreter itself and the empty packages, so that the zero of both clocks is the
-start of the process, and each tool's own imports are inside.
+Nothing is imported before it but the interpreter itself and packages that import nothing, so that the zero of both
+clocks is the start of the process, and each tool's own imports are inside.
 """
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
+
+from benchmarks.memory import peak_memory
 
 
 class Stamps:
@@ -20,7 +20,7 @@ class Stamps:
         self.sweeps: list[tuple[float, float]] = []
         self.counts: list[int] = []
         self.bounds: list[float] = []
-        self.memory = 0
+        self.memory = 0.0
 
     def read(self) -> tuple[float, float]:
         return time.process_time() - self._zero[0], time.perf_counter() - self._zero[1]
@@ -34,12 +34,11 @@ class Stamps:
         self.counts.append(int(count))
         self.bounds.append(float(bound))
         self.sweeps.append(self.read())
-        self.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self.memory = peak_memory()
 
     def row(self) -> dict:
-        memory = self.memory / (2**20 if sys.platform == "darwin" else 2**10)
         return {
-            "memory_of_sweeps": memory,
+            "memory_of_sweeps": self.memory,
             "phases": self.phases,
             "sweeps": self.sweeps,
             "counts": self.counts,

@@ -95,7 +95,7 @@ def main(path: str) -> dict[str, Any]:
             break
     cpu, wall = STAMPS.read()
 
-    from benchmarks.process import peak_memory
+    from benchmarks.memory import peak_memory
 
     versions = {"bayespy": bayespy.__version__, "BayesPy's numpy": np.__version__}
     row = {"cpu": cpu, "wall": wall, "memory": peak_memory(), "settled": bool(engine.converged), "versions": versions}
