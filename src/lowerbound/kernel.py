@@ -202,6 +202,12 @@ class Lifted:
         self._tree = tree
         self._constants = len(closed.consts)
 
+    @property
+    def shapes(self) -> Any:
+        """The shapes of what it returns."""
+        found = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in self.jaxpr.outvars]
+        return jax.tree_util.tree_unflatten(self._tree, found)
+
     def call(self, x: Any, arguments: Sequence[Any]) -> Any:
         constants, data = arguments[: self._constants], arguments[self._constants :]
         out = jex.jaxpr_as_fun(jex.ClosedJaxpr(self.jaxpr, list(constants)))(*jax.tree_util.tree_leaves(x), *data)

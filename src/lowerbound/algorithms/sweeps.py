@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ import numpy as np
 from lowerbound.algorithms.factored import Factored, Naturals
 from lowerbound.algorithms.sampled_terms import natural_key
 from lowerbound.families.exponential import CategoricalBlock
-from lowerbound.kernel import compile_once, lift
+from lowerbound.kernel import Lifted, compile_once, lift
 from lowerbound.precision import float64
 
 
@@ -71,10 +72,11 @@ class Sweeper:
             shapes = [_shapes(b.keys, n) for b, n in zip(f.blocks, start, strict=True)]
             mine, others = shapes[self.first], [shapes[i] for i in self.rest]
             own = jax.eval_shape(lambda x: self._moments_of([self.first], [x])[0], mine)
-            theirs = jax.eval_shape(lambda x: self._moments_of(self.rest, x), others)
+            self._own_shapes = [s.shape for s in own]
+            self._to_moments = _Compiled(self._run_moments, (others,))
+            theirs = self._to_moments.lifted.shapes[0]
             self._to_first = _Compiled(self._run_first, (mine, others, theirs))
             self._to_others = _Compiled(self._run_others, (mine, own, others, theirs))
-            self._to_moments = _Compiled(self._run_moments, (others,))
             self._to_first.compile()
             if self.rest:
                 self._to_others.compile()
@@ -107,11 +109,8 @@ class Sweeper:
         block = f.blocks[i]
         naturals = self._by_block(mine, others)
         moments = self._gathered(self.rest, others, theirs)
-        before = (
-            self._moments_of([i], [mine])[0]
-            if f.curved(i) or f.touching(i)[1]
-            else [jnp.zeros(s.shape) for s in jax.eval_shape(lambda x: self._moments_of([i], [x])[0], mine)]
-        )
+        needed = f.curved(i) or f.touching(i)[1]
+        before = self._moments_of([i], [mine])[0] if needed else [jnp.zeros(s) for s in self._own_shapes]
         moments |= self._gathered([i], [mine], [before])
         best = f.updated(i, naturals, moments)
         naturals[i] = best
@@ -223,11 +222,17 @@ class _Compiled:
     def __init__(self, function: Callable[..., Any], shapes: tuple[Any, ...]):
         self._function, self._shapes, self._program = function, shapes, None
 
+    @cached_property
+    def lifted(self) -> Lifted:
+        """The function traced."""
+        with float64():
+            return lift(lambda x, _: self._function(*x), self._shapes, [])
+
     def compile(self) -> Any:
         if self._program is None:
-            lifted = lift(lambda x, _: self._function(*x), self._shapes, [])
-            self._arguments = jax.device_put(lifted.arguments)
-            self._program, _ = compile_once(lambda x, a: lifted.call(x, a), self._shapes, self._arguments, direct=True)
+            self._arguments = jax.device_put(self.lifted.arguments)
+            program = self.lifted.call
+            self._program, _ = compile_once(lambda x, a: program(x, a), self._shapes, self._arguments, direct=True)
         return self._program
 
     def __call__(self, *arguments: Any) -> Any:
