@@ -29,6 +29,18 @@ def solve_lower(lower: Any, b: Any) -> Any:
     return _scipy_solve(lower, b, lower=True, check_finite=False)
 
 
+def inverse_of(root: Any) -> Any:
+    """``(L L')^{-1}``, symmetric, from traced lower triangular matrices L ``[..., d, d]``; nan where L is."""
+    whole = jnp.broadcast_to(jnp.eye(root.shape[-1], dtype=root.dtype), root.shape)
+    inverse = _jax_solve(root, whole, lower=True)
+    return jnp.swapaxes(inverse, -1, -2) @ inverse
+
+
+def log_det_of(root: Any) -> Any:
+    """``log |L L'|`` ``[...]`` of traced lower triangular matrices with a positive diagonal ``[..., d, d]``."""
+    return 2 * jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1)
+
+
 def standard_normal_log_prob(e: Any) -> Any:
     """log N(e; 0, I), summed over the last axis."""
     return -0.5 * (e * e).sum(-1) - 0.5 * e.shape[-1] * LOG_2PI

@@ -11,11 +11,11 @@ import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lowerbound.families.exponential.base import ExponentialBlock, Parameters
+from lowerbound.families.linalg import inverse_of, log_det_of
 
 
 class JointGaussianBlock(ExponentialBlock):
@@ -97,11 +97,7 @@ class JointGaussianBlock(ExponentialBlock):
         if self.size == 1:
             covariance = 1 / precision
             return eta * covariance[..., 0], covariance
-        root = jnp.linalg.cholesky(precision)
-        inverse = jax.scipy.linalg.solve_triangular(
-            root, jnp.broadcast_to(jnp.eye(self.size), precision.shape), lower=True
-        )
-        covariance = jnp.swapaxes(inverse, -1, -2) @ inverse
+        covariance = inverse_of(jnp.linalg.cholesky(precision))
         return jnp.einsum("...ij,...j->...i", covariance, eta), covariance
 
     def moments(self, natural: Parameters) -> dict[Hashable, Any]:
@@ -119,8 +115,7 @@ class JointGaussianBlock(ExponentialBlock):
         if self.size == 1:
             log_det = jnp.log(precision).sum()
         else:
-            root = jnp.linalg.cholesky(precision)
-            log_det = 2 * jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum()
+            log_det = log_det_of(jnp.linalg.cholesky(precision)).sum()
         return 0.5 * count * (1 + math.log(2 * math.pi)) - 0.5 * log_det
 
     def proper(self, natural: Parameters) -> Any:

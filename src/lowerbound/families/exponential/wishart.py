@@ -20,6 +20,7 @@ from scipy import special
 
 from lowerbound.families.exponential.base import ExponentialBlock, Parameters
 from lowerbound.families.exponential.power_gamma import log_gamma_quantile
+from lowerbound.families.linalg import inverse_of, log_det_of
 
 
 class WishartBlock(ExponentialBlock):
@@ -47,27 +48,25 @@ class WishartBlock(ExponentialBlock):
     def natural(self, gradient: Parameters) -> dict[Hashable, Any]:
         return dict(gradient)
 
-    def _log_det_mean(self, nu: Any, rate: Any) -> Any:
-        j = np.arange(self.d)
-        log_det = jnp.linalg.slogdet(rate)[1]
-        return digamma((nu[..., None] - j) / 2).sum(-1) + self.d * math.log(2) - log_det
+    def _log_det_mean(self, nu: Any, log_v: Any) -> Any:
+        return digamma((nu[..., None] - np.arange(self.d)) / 2).sum(-1) + self.d * math.log(2) - log_v
 
     def moments(self, natural: Parameters) -> dict[Hashable, Any]:
         nu, rate = self.degrees_rate(natural)
-        mean = nu[..., None, None] * jnp.linalg.inv(rate)
-        log_det = self._log_det_mean(nu, rate)
+        root = jnp.linalg.cholesky(rate)
+        log_det = self._log_det_mean(nu, log_det_of(root))
         return {
-            self.matrix: 0.5 * (mean + jnp.swapaxes(mean, -1, -2)),
+            self.matrix: nu[..., None, None] * inverse_of(root),
             self.log_det: -log_det if self.inverse else log_det,
         }
 
     def entropy(self, natural: Parameters) -> Any:
         nu, rate = self.degrees_rate(natural)
         d, j = self.d, np.arange(self.d)
-        log_v = jnp.linalg.slogdet(rate)[1]
+        log_v = log_det_of(jnp.linalg.cholesky(rate))
         multi = 0.25 * d * (d - 1) * math.log(math.pi) + gammaln((nu[..., None] - j) / 2).sum(-1)
         log_norm = 0.5 * nu * (d * math.log(2) - log_v) + multi
-        log_det = self._log_det_mean(nu, rate)
+        log_det = self._log_det_mean(nu, log_v)
         own = log_norm - 0.5 * (nu - d - 1) * log_det + 0.5 * nu * d
         if self.inverse:  # H(S) = H(L) + E log |dS/dL| = H(L) - (d + 1) E log |L|
             own = own - (d + 1) * log_det
