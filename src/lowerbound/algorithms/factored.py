@@ -9,7 +9,7 @@ parameters d/dm_b sum_f E_q[log p_f], m_b its moments: by automatic differentiat
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.factors import Joint
 from lowerbound.expectations.moments import BoundExpectation, Contraction, bound_expectation, expectation
 from lowerbound.expectations.structure import Moment, Structure, structure_of
-from lowerbound.families.exponential import ExponentialBlock
+from lowerbound.families.exponential import ExponentialBlock, JointGaussianBlock
 from lowerbound.model.base import Model
 
 #: Natural parameters (or moments) of all blocks, one dictionary for each.
@@ -107,6 +107,27 @@ class Factored:
     def curved(self, i: int) -> bool:
         """Whether E_q[log p] is not linear in the moments of block i, bounds apart."""
         return any(n in self.structure.curved for n in self.blocks[i].latents)
+
+    def with_alike(self) -> Factored:
+        """The same, with Gaussian precisions that do not differ along a plate factorised once for the whole of it.
+
+        For natural parameters that begin equal along those plates and are moved by nothing but :meth:`updated`, all
+        rows at once: the coefficients of second moments are then equal too.
+        """
+        if self.sampled:
+            return self
+        blocks = []
+        for i, b in enumerate(self.blocks):
+            if isinstance(b, JointGaussianBlock):
+                terms, bounds = self.touching(i)
+                second = [k for k in b.second.values() if isinstance(k, Moment)]
+                free = not any(x.needs & set(second) for x in bounds)
+                terms = [t for t in terms if isinstance(t, Contraction)]
+                b = b.with_alike(
+                    [free and all(t.alike(k, p) for t in terms for k in second) for p in range(len(b.plate_shape))]
+                )
+            blocks.append(b)
+        return replace(self, blocks=blocks)
 
     # -- traceable by JAX ----------------------------------------------------------------------------
 

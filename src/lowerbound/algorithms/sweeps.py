@@ -56,7 +56,7 @@ class Sweeper:
     sweeps: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        f = self.factored
+        f = self.factored = self.factored.with_alike()
         given = [i for i, b in enumerate(f.blocks) if set(b.latents) & set(self.last)]
         discrete = [i for i, b in enumerate(f.blocks) if isinstance(b, CategoricalBlock)]
         local = [i for i in _local(f) if i not in discrete]

@@ -20,7 +20,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lowerbound.expectations.axes import Axis, Const, Index, contract, gather, same_index, spread
+from lowerbound.expectations.axes import Axis, Const, Index, contract, gather, index_axes, same_index, spread
 from lowerbound.expectations.functions import INDICATOR
 from lowerbound.expectations.joint_scales import joint_moment
 from lowerbound.expectations.rules.base import Bound
@@ -47,6 +47,15 @@ class Contraction:
         if self.exponents is not None:
             out |= self.exponents[0].needs | self.exponents[1].needs
         return out
+
+    def alike(self, moment: Moment, dimension: int) -> bool:
+        """Whether the coefficient of a moment is the same all along a dimension: nothing else has its axis."""
+        if self.exponents is not None:
+            return moment not in self.needs
+        seen = [a for c in self.constants for a in c.axes] + list(self.axes)
+        seen += [a for _, index in self.moments for i in index for a in index_axes([i])]
+        own = [index[dimension] for m, index in self.moments if m == moment]
+        return all(isinstance(a, Axis) and seen.count(a) == 1 for a in own)
 
     def __call__(self, moments: Moments) -> Const:
         operands = list(self.constants)

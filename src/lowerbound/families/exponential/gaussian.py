@@ -7,8 +7,9 @@ with statistics x and x_i y_j, one array of them for each pair of latents. H = 1
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -48,6 +49,17 @@ class JointGaussianBlock(ExponentialBlock):
         starts = np.cumsum([0, *self.sizes.values()])
         self.slices = {n: slice(int(a), int(b)) for n, a, b in zip(self.latents, starts, starts[1:], strict=False)}
         self.size = int(starts[-1])
+        self.alike = (False,) * len(self.plate_shape)
+
+    def with_alike(self, alike: Sequence[bool]) -> JointGaussianBlock:
+        """The same where the precision is known not to differ along some plates, and is factorised once for them all.
+
+        Args:
+            alike: Of each plate, whether natural parameters of second moments are equal along it.
+        """
+        out = copy.copy(self)
+        out.alike = tuple(alike)
+        return out
 
     # -- between arrays of the latents' shapes and vectors [*plates, size] ----------------------------
 
@@ -71,7 +83,9 @@ class JointGaussianBlock(ExponentialBlock):
         return dict(gradient)
 
     def vectors(self, natural: Parameters, xp: Any = jnp) -> tuple[Any, Any]:
-        """eta ``[*plates, size]`` and the precision ``[*plates, size, size]``."""
+        """eta ``[*plates, size]`` and the precision ``[*plates, size, size]``, plates alike along it of size one."""
+        once = tuple(slice(1) if alike else slice(None) for alike in self.alike)
+        plates = tuple(1 if alike else n for alike, n in zip(self.alike, self.plate_shape, strict=True))
         eta = self._join({n: natural[k] for n, k in self.first.items()}, xp)
         rows = []
         for a in self.latents:
@@ -82,17 +96,17 @@ class JointGaussianBlock(ExponentialBlock):
                 if turned:
                     k = self.second.get((b, a))
                 if k is None:
-                    row.append(xp.zeros((*self.plate_shape, self.sizes[a], self.sizes[b]), eta.dtype))
+                    row.append(xp.zeros((*plates, self.sizes[a], self.sizes[b]), eta.dtype))
                     continue
                 shape = (self.sizes[b], self.sizes[a]) if turned else (self.sizes[a], self.sizes[b])
-                g = natural[k].reshape((*self.plate_shape, *shape))
+                g = natural[k][once].reshape((*plates, *shape))
                 g = xp.swapaxes(g, -1, -2) if turned else g
                 row.append(-(g + xp.swapaxes(g, -1, -2)) if a == b else -g)
             rows.append(xp.concatenate(row, axis=-1))
         return eta, xp.concatenate(rows, axis=-2)
 
     def mean_covariance(self, natural: Parameters) -> tuple[Any, Any]:
-        """Mean ``[*plates, size]`` and covariance ``[*plates, size, size]``."""
+        """Mean ``[*plates, size]`` and covariance ``[*plates, size, size]``, plates alike along it of size one."""
         eta, precision = self.vectors(natural)
         if self.size == 1:
             covariance = 1 / precision
@@ -113,10 +127,11 @@ class JointGaussianBlock(ExponentialBlock):
         _, precision = self.vectors(natural)
         count = math.prod(self.plate_shape) * self.size
         if self.size == 1:
-            log_det = jnp.log(precision).sum()
+            log_det = jnp.log(precision[..., 0, 0])
         else:
-            log_det = log_det_of(jnp.linalg.cholesky(precision)).sum()
-        return 0.5 * count * (1 + math.log(2 * math.pi)) - 0.5 * log_det
+            log_det = log_det_of(jnp.linalg.cholesky(precision))
+        each = log_det.sum() * (math.prod(self.plate_shape) / math.prod(log_det.shape))
+        return 0.5 * count * (1 + math.log(2 * math.pi)) - 0.5 * each
 
     def proper(self, natural: Parameters) -> Any:
         _, precision = self.vectors(natural)
@@ -130,6 +145,7 @@ class JointGaussianBlock(ExponentialBlock):
         """Mean and covariance, by NumPy."""
         eta, precision = self.vectors({k: np.asarray(v) for k, v in natural.items()}, np)
         covariance = np.linalg.inv(precision)
+        covariance = np.broadcast_to(covariance, (*self.plate_shape, self.size, self.size))
         covariance = 0.5 * (covariance + np.swapaxes(covariance, -1, -2))
         return np.einsum("...ij,...j->...i", covariance, eta), covariance
 
