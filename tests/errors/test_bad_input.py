@@ -191,6 +191,19 @@ def test_a_column_against_a_row_counts_every_pair():
     )
 
 
+def test_a_known_parameter_is_checked_beside_one_that_is_traced():
+    def negative_scale(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(mu, -1.0), obs=y)
+
+    def indefinite(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 1).expand([2]).to_event(1))
+        numpyro.sample("y", dist.MultivariateNormal(mu, precision_matrix=np.array([[1.0, 2], [2, 1]])), obs=y)
+
+    refused(ModelError, r"Normal distribution got invalid scale parameter", negative_scale, {"y": Y})
+    refused(ModelError, r"MultivariateNormal distribution got invalid precision_matrix", indefinite, {"y": Y[:2]})
+
+
 def test_an_error_inside_the_model_shows_the_data():
     def fn(x, y):
         b = numpyro.sample("b", dist.Normal(0, 1).expand([2]).to_event(1))

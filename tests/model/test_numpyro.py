@@ -16,6 +16,7 @@ from numpyro.infer.reparam import LocScaleReparam, TransformReparam
 
 import lowerbound as lb
 from lowerbound.errors import TrustWarning
+from lowerbound.model.given import as_model
 from lowerbound.precision import float64
 from tests.model.compare import agrees_with_numpyro, log_densities, points, round_trip
 
@@ -450,3 +451,26 @@ def test_the_users_precision_is_left_as_found():
     lb.Model.from_numpyro(line, {"x": X, "y": Y})
     assert jax.config.jax_enable_x64 == before
     assert jnp.ones(1).dtype == (jnp.float64 if before else jnp.float32)
+
+
+def test_tracing_compiles_nothing():
+    """Neither the checks of matrices, known or traced, nor the values of labels."""
+
+    def fn(y):
+        with numpyro.plate("components", 2):
+            mu = numpyro.sample("mu", dist.MultivariateNormal(jnp.zeros(2), precision_matrix=0.1 * jnp.eye(2)))
+            precision = numpyro.sample("L", dist.Wishart(4.0, rate_matrix=jnp.eye(2)))
+        with numpyro.plate("rows", len(y)):
+            z = numpyro.sample("z", dist.Categorical(np.full(2, 0.5)))
+            numpyro.sample("y", dist.MultivariateNormal(mu[z], precision_matrix=precision[z]), obs=y)
+
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        listen := lambda event, _, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+    try:
+        model = as_model(fn, {"y": Y.reshape(3, 2)})
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
+    assert model.discrete["z"].values.tolist() == [0, 1]
