@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lowerbound as lb
-from lowerbound import algorithms
+from lowerbound import algorithms, kernel
 from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.sweeps import Sweeper
 from lowerbound.closed_form import factored_of
@@ -152,3 +152,11 @@ def test_batches_that_make_no_sense_are_refused():
         climbed("mixture", algorithms.MemoizedVI(plate="lines"))
     with pytest.raises(lb.errors.IncompatibleError, match=r"Pólya–Gamma.*not linear"):
         climbed("logistic", algorithms.MemoizedVI())
+
+
+def test_a_compiler_without_the_shorter_way_is_asked_for_the_longer(monkeypatch):
+    monkeypatch.setattr(kernel, "_DIRECT", {"xla_no_such_option": True})
+    with float64():
+        program, known = kernel.compile_once(lambda x: 3.0 * x + 0.25, np.zeros(5), direct=True)
+        assert not known
+        np.testing.assert_array_equal(program(np.arange(5.0)), 3.0 * np.arange(5.0) + 0.25)

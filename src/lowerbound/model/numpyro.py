@@ -11,8 +11,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +36,7 @@ from lowerbound.model.base import (
     is_real,
     place,
 )
+from lowerbound.model.checks import checks_by_numpy
 from lowerbound.model.data import Data, check_array, trace_with_data
 from lowerbound.model.reparameterization import depend_on_latents, enter, is_movable, leave, location_scale
 from lowerbound.model.reparameterization import log_prob as moved_log_prob
@@ -46,43 +46,6 @@ _JACOBIAN = "_lowerbound_log_det_"
 _UNCONSTRAINED = "_lowerbound_unconstrained_"
 #: NumPyro's stack of handlers is one for all threads, so one model is run at a time.
 _one_at_a_time = threading.RLock()
-
-
-@contextmanager
-def _checks_by_numpy() -> Iterator[None]:
-    """NumPyro's validation of parameters for those that are known, and of positive definite matrices by NumPy.
-
-    As JAX operations outside of a trace the check of a matrix compiles two dozen programs, which is most of the time
-    that a model with a constant precision matrix takes to be traced; of one that is traced, nothing can be said, and
-    the check of its triangle compiles as many. What it says is the same.
-    """
-    kind, base = type(numpyro.distributions.constraints.positive_definite), numpyro.distributions.Distribution
-    own, validate = kind.__call__, base.validate_args
-
-    def known(constraint: Any, x: Any) -> Any:
-        if isinstance(x, Tracer):
-            return own(constraint, x)
-        return own(constraint, np.asarray(x))
-
-    def validate_known(self: Any, strict: bool = True) -> None:
-        found = self.get_args()
-        constants = {n: a for n, a in found.items() if not isinstance(a, Tracer)}
-        if strict or len(constants) == len(found):
-            return validate(self, strict)
-        self.get_args = lambda: constants
-        try:
-            validate(self, strict)
-        finally:
-            del self.get_args
-
-    replaced = ((kind, "__call__", known, own), (base, "validate_args", validate_known, validate))
-    for where, name, ours, _ in replaced:
-        setattr(where, name, ours)
-    try:
-        yield
-    finally:
-        for where, name, _, theirs in replaced:
-            setattr(where, name, theirs)
 
 
 class _FullPlates(Messenger):
@@ -113,7 +76,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
 
     def run(arguments: Sequence[Any], substitute: Callable[[Any], Any]) -> dict[str, Any]:
         seeded = handlers.seed(handlers.substitute(_FullPlates(model), substitute_fn=substitute), rng_seed=0)
-        with _one_at_a_time, _checks_by_numpy():
+        with _one_at_a_time, checks_by_numpy():
             return handlers.trace(seeded).get_trace(**bound.rebuild(arguments))
 
     sites: dict[str, Site] = {}
