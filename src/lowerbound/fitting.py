@@ -21,7 +21,7 @@ from lowerbound.diagnostics.importance import MANY
 from lowerbound.diagnostics.nonfinite import check_starts
 from lowerbound.diagnostics.review import review
 from lowerbound.diagnostics.soundness import check_density
-from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
+from lowerbound.diagnostics.verdict import Verdict, VerdictStatus, about_parameters
 from lowerbound.errors import DataError, IncompatibleError, ModelError, NotFiniteError, TrustWarning
 from lowerbound.escalation import Attempt, Escalation, Trial
 from lowerbound.families import Block, Family, PointMass
@@ -152,7 +152,7 @@ def fit(
         probe *= np.linspace(0, 1, len(probe))[:, None]
         check_starts(kernel, probe)
         check_density(kernel, probe)
-        if family is None and algorithm is None:
+        if family is None and algorithm is None and not bound.parameters:
             chosen_family, chosen = refine(kernel, chosen_family, chosen)
         if max_steps is not None and hasattr(chosen, "max_steps"):
             chosen = _with_max_steps(chosen, int(max_steps))
@@ -167,6 +167,19 @@ def fit(
             if callback is not None:
                 callback(info)
 
+        first, learned, unlearned = None, {}, ()
+        if bound.parameters:
+            with np.errstate(all="ignore"):
+                first = run(chosen, kernel, chosen_family, seed, record)
+            learned = kernel.model.parameter_values()
+            unlearned = () if first[1].converged else (f"whether {', '.join(learned)} converged: {first[1].sentence}",)
+            kernel.model = kernel.model.held()
+            if family is None and algorithm is None and not kernel.late and first[1] is not Status.INTERRUPTED:
+                # With the parameters fixed it is a model like any other.
+                chosen_family, chosen = choose(kernel.model, closed=False)
+                assert chosen_family is not None
+                chosen_family, chosen = refine(kernel, chosen_family, chosen)
+                first = None
         if escalate is None:
             escalate = family is None and algorithm is None
         ladder = Escalation(
@@ -181,7 +194,7 @@ def fit(
             lambda a, found: review(a.kernel, a.q, a.status, found, algorithm=chosen.name, broken=broken, seed=seed),
         )
         with np.errstate(all="ignore"):  # what is not finite is dealt with, not warned of
-            q, status, modes, missing = run(chosen, kernel, chosen_family, seed, record)
+            q, status, modes, missing = first or run(chosen, kernel, chosen_family, seed, record)
             broken = kernel.broken
             if not isinstance(chosen, (ScoreRegression, FromGaussian)) and kernel.dimension <= MANY:
                 display.update("looking for other modes", None)
@@ -202,6 +215,8 @@ def fit(
         if not escalate and not assessment.verdict.trusted and not assessment.verdict.fatal:
             verdict = dataclasses.replace(assessment.verdict, next_step=_ESCALATE)
             assessment = dataclasses.replace(assessment, verdict=verdict)
+        if learned:
+            assessment = dataclasses.replace(assessment, verdict=about_parameters(assessment.verdict, learned, unlearned))
         verdict = assessment.verdict
     total, compiling = time.perf_counter() - start, kernel.compile_seconds
     timings = {
@@ -215,6 +230,7 @@ def fit(
     names = best.family_name, best.algorithm_name
     evaluations, trials = best.kernel.evaluations, tuple(ladder.trials)
     posterior = assemble(bound, best.q, best.status, names, sites, assessment, rows, timings, evaluations, seed, trials)
+    posterior = dataclasses.replace(posterior, parameters=learned) if learned else posterior
     _warn(verdict)
     return posterior
 
@@ -295,6 +311,8 @@ def run(
             raise
         status = Status.INTERRUPTED
     q = algorithm.output(state)
+    if learned := algorithm.learned(state):
+        kernel.learn(learned)
     if q is None:
         raise NotFiniteError(
             f"no start with a finite log density and gradient was found for {kernel.model.name!r}, near the origin of "
@@ -348,7 +366,7 @@ def assemble(
         versions | {"lowerbound": __version__},
         model.name,
         *names,
-        dict(zip(model.argument_names, model.arguments, strict=True)),
+        dict(zip(model.argument_names, model.arguments, strict=True) if model.observed is None else model.observed),
         assessment.source,
         assessment.effective,
         assessment.corrections,

@@ -135,6 +135,11 @@ class Kernel:
         other.broken = None
         return other
 
+    def learn(self, leaves: Sequence[Any]) -> None:
+        """Move the parameters of the model itself; see :meth:`Model.with_parameters`."""
+        other = self.rebind(self.model.with_parameters(leaves))
+        self.model, self.arguments = other.model, other.arguments
+
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """log density ``[m]`` and gradient ``[m, p]`` at ``x [m, p]``; any m, padded to whole batches."""
         x = np.asarray(x, np.float64)

@@ -10,6 +10,9 @@
 | point_mass | any | maximum |
 | exponential families, derived from the model | any | coordinate_ascent, memoized_vi, stochastic_vi |
 
+Where the model has parameters to be learned (``numpyro.param``), gradient_vi finds them, with a dense q up to 100
+dimensions and a diagonal one above; with no family given, q is then fitted anew with them fixed, as follows.
+
 With no family given: coordinate ascent where latents are discrete, where one block of q is the posterior itself, and in
 more than 1,000 dimensions where Gaussian latents multiply each other (a factorisation), all in closed form.
 Else arrow above 300 dimensions where the posterior has one, which the compiled density tells (:func:`refine`); else
@@ -58,6 +61,8 @@ from lowerbound.objectives import Objective
 ARROW_FROM = 300
 #: Work of an arrow's step, relative to a dense one's, below which it takes a dense Gaussian's place.
 _CHEAPER = 0.1
+#: Dimensions up to which q is dense while parameters of the model are learned.
+_DENSE_WHILE_LEARNING = 100
 
 
 def choose(
@@ -74,6 +79,8 @@ def choose(
     p = model.dimension
     if objective is not None:
         algorithm = for_objective(objective, algorithm)
+    if model.parameters:
+        return _learner(model, family, algorithm)
     chosen = None
     if algorithm is not None:
         chosen = registry.resolve("algorithm", algorithm, registry.ALGORITHMS, Algorithm)
@@ -105,6 +112,32 @@ def choose(
         algorithm = ScoreRegression() if regressable else SampleAverage()
     algorithm.check(model, family)
     return family, algorithm
+
+
+def _learner(model: Model, family: Any, algorithm: Any) -> tuple[Family, Algorithm]:
+    """What moves the model's own parameters with q."""
+    names = ", ".join(model.parameters)
+    chosen = registry.resolve("algorithm", algorithm or GradientVI(), registry.ALGORITHMS, Algorithm)
+    if not chosen.learns:
+        raise IncompatibleError(
+            f"{chosen.name} does not learn parameters of the model, and {model.name!r} has some: {names}. Use "
+            "algorithm='gradient_vi' or leave algorithm out; or give them priors: numpyro.sample in place of numpyro.param."
+        )
+    family = registry.resolve("family", family or _while_learning(model), registry.FAMILIES, Family)
+    if isinstance(family, Product):
+        family = family.bind(model)
+    if isinstance(family, Arrow) and family.layout is None:
+        raise IncompatibleError(
+            f"family='arrow' finds its layout in the posterior, which moves while {names} are learned. Use "
+            "family='diagonal', where every latent is a block of its own; or leave family out: the arrow is then looked "
+            "for once they are found."
+        )
+    chosen.check(model, family)
+    return family, chosen
+
+
+def _while_learning(model: Model) -> Family:
+    return Dense() if model.dimension <= _DENSE_WHILE_LEARNING else Diagonal()
 
 
 def for_objective(objective: Any, algorithm: Any) -> Any:

@@ -77,6 +77,7 @@ class Posterior:
         source: What ``sample`` and the moments report: ``"q"``, ``"importance"`` or ``"chains"``.
         effective: Effective number of repaired draws, where ``source`` is not ``"q"``.
         trials: What escalation tried, why, and what was gained.
+        parameters: What the model itself has learned (``numpyro.param``), by name: point estimates.
         corrections: What was done to the draws that are returned, in order; empty where they are q's.
     """
 
@@ -104,6 +105,7 @@ class Posterior:
     _pool: np.ndarray = field(repr=False)
     _pool_weights: np.ndarray = field(repr=False)
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+    parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def elbo(self) -> Estimate:

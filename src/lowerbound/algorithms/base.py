@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -89,6 +89,8 @@ class Algorithm(ABC):
     """See the module's docstring."""
 
     name: str
+    #: Whether it learns parameters of the model itself (``numpyro.param``) beside q's.
+    learns: ClassVar[bool] = False
 
     @abstractmethod
     def check(self, model: Any, family: Family) -> None:
@@ -105,6 +107,10 @@ class Algorithm(ABC):
     @abstractmethod
     def output(self, state: Any) -> Block | None:
         """The best q so far, or ``None`` before there is one."""
+
+    def learned(self, state: Any) -> list[Any]:
+        """The model's parameters that belong to ``output``, as :meth:`Model.with_parameters` takes them."""
+        return []
 
     def modes(self, state: Any) -> list[Mode]:
         """Other local solutions that were met, best first."""

@@ -25,6 +25,9 @@ estimates can neither choose a rate nor stop a fit. There the rate is 0.03, the 
 at the mode has it, and windows are compared by the parameters: they have settled when their means differ by no more
 than two standard errors, in the mean square.
 
+Parameters of the model itself (``numpyro.param``) move in the same steps: they are in the bound, and where they are is
+where it is largest. See :mod:`lowerbound.gradients.of_model`.
+
 Cost: ``num_samples`` gradients a step; one program is compiled, of 100 steps.
 """
 
@@ -39,9 +42,9 @@ import numpy as np
 from lowerbound.algorithms.base import Algorithm, Info, Status
 from lowerbound.algorithms.search import Search
 from lowerbound.errors import IncompatibleError
-from lowerbound.families import Block, BoundProduct, Family, Flow, PointMass, SinhArcsinh
+from lowerbound.families import Block, BoundProduct, Dense, Family, Flow, PointMass, SinhArcsinh
 from lowerbound.families.arrow import check_layout
-from lowerbound.gradients import Gradient, check_pair, default_gradient
+from lowerbound.gradients import Gradient, check_learns, check_pair, default_gradient, surrogate_with_model
 from lowerbound.kernel import Kernel, compile_once
 from lowerbound.objectives import ELBO, Objective, Target, Weighted, gaussian_prior
 from lowerbound.precision import float64
@@ -49,6 +52,8 @@ from lowerbound.precision import float64
 _CHUNK = 100
 _RATES = (0.1, 0.03, 0.01, 0.003)
 _RACE = 3
+#: Dimensions of a dense Gaussian that can be fitted by noisy steps while the model moves.
+DENSE_LEARNS = 1_000
 #: Where the objective cannot choose one.
 _RATE = 0.03
 
@@ -100,6 +105,7 @@ class GradientVI(Algorithm):
     optimizer: Any = None
     max_steps: int = 50_000
     name = "gradient_vi"
+    learns = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.objective, Objective):
@@ -133,6 +139,14 @@ class GradientVI(Algorithm):
                 "algorithm='from_gaussian', or leave algorithm out."
             )
 
+        check_learns(self.objective, model.parameters)
+        if model.parameters and isinstance(family, Dense) and model.dimension > DENSE_LEARNS:
+            raise IncompatibleError(
+                f"family='dense' over {model.dimension:,} dimensions has {model.dimension * (model.dimension + 1) // 2:,} "
+                f"numbers, which noisy steps have to find beside the model's parameters "
+                f"({', '.join(model.parameters)}); needed: at most {DENSE_LEARNS:,} dimensions. Use family='diagonal' or "
+                "'low_rank', or lb.families.Amortized where each row of the data has latents of its own."
+            )
         if self.objective.needs_prior and gaussian_prior(model) is None:
             raise IncompatibleError(
                 f"{self.objective.name} needs a latent with a Normal prior whose location and scale are numbers; "
@@ -163,8 +177,13 @@ class GradientVI(Algorithm):
         if state.parameters is None:
             return None
         chosen = state.average if state.averaged else state.parameters
-        block = state.family.from_parameters({k: np.asarray(v) for k, v in chosen.items()})
+        block = state.family.from_parameters({k: np.asarray(v) for k, v in chosen[0].items()})
         return block.rescale(state.shift, state.scale)  # pyright: ignore
+
+    def learned(self, state: _State) -> list[Any]:
+        if state.parameters is None:
+            return []
+        return [np.asarray(v) for v in (state.average if state.averaged else state.parameters)[1]]
 
     # -- pieces ----------------------------------------------------------------------------------
 
@@ -181,7 +200,9 @@ class GradientVI(Algorithm):
         p = len(end.x)
         first = state.family.build(np.zeros(p), np.full(p, 1.0 if isinstance(self.objective, Weighted) else 0.25))
         with float64():
-            parameters = {k: jax.numpy.asarray(v, np.float64) for k, v in state.family.parameters(first).items()}
+            model = state.kernel.model
+            own = {k: jax.numpy.asarray(v, np.float64) for k, v in state.family.parameters(first).items()}
+            parameters = own, [jax.numpy.asarray(model.arguments[i], np.float64) for i in model.parameter_places]
             opt_state = self._optimizer().init(parameters)
             opt_state = jax.tree_util.tree_map(jax.numpy.asarray, opt_state)
             state.program = self._compile(state, parameters, opt_state, first.noise_dimension)
@@ -196,18 +217,31 @@ class GradientVI(Algorithm):
         shift, scale = state.shift, state.scale
         prior = gaussian_prior(state.kernel.model) if self.objective.needs_prior else None
         estimator, sense = self.estimator, self.objective.sense
+        constants = len(state.kernel.arguments) - len(state.kernel.model.arguments)
+        places = [constants + i for i in state.kernel.model.parameter_places]
 
         def chunk(parameters: Any, opt_state: Any, key: Any, shift: Any, scale: Any, arguments: Any) -> Any:
-            def log_joint(y: Any) -> Any:
-                return jax.vmap(lambda u: lifted.call(shift + scale * u, arguments))(y) + jax.numpy.log(scale).sum()
+            rescaled = None if prior is None else prior.rescaled(shift, scale)
+
+            def target(learned: Any) -> Target:
+                given = list(arguments)
+                for i, leaf in zip(places, learned, strict=True):
+                    given[i] = leaf
+
+                def log_joint(y: Any) -> Any:
+                    return jax.vmap(lambda u: lifted.call(shift + scale * u, given))(y) + jax.numpy.log(scale).sum()
+
+                return Target(log_joint, rescaled)
 
             def one(carry: Any, key: Any) -> Any:
                 parameters, opt_state = carry
                 noise = jax.random.normal(key, (self.objective.num_samples, width))
-                target = Target(log_joint, None if prior is None else prior.rescaled(shift, scale))
 
-                def loss(phi: Any) -> Any:
-                    found = estimator.surrogate(self.objective, target, family.from_parameters, phi, noise)
+                def loss(both: Any) -> Any:
+                    phi, learned = both
+                    found = surrogate_with_model(
+                        estimator, self.objective, target, family.from_parameters, phi, learned, noise
+                    )
                     return -found.surrogate, (sense * found.value, found.elbo)
 
                 (_, (value, elbo)), gradient = jax.value_and_grad(loss, has_aux=True)(parameters)
@@ -273,10 +307,11 @@ class GradientVI(Algorithm):
         state.parameters, state.optimizer_state = parameters, opt_state
         w = state.averaged
         with float64():
-            state.average = mean if w == 0 else {k: (w * state.average[k] + mean[k]) / (w + 1) for k in mean}
+            before = mean if w == 0 else state.average
+            state.average = jax.tree_util.tree_map(lambda a, b: (w * a + b) / (w + 1), before, mean)
         state.averaged = w + 1
         if isinstance(self.objective, Weighted):
-            state.window.append(np.concatenate([np.ravel(v) for v in mean.values()])[None])
+            state.window.append(np.concatenate([np.ravel(v) for v in jax.tree_util.tree_leaves(mean)])[None])
         else:
             state.window.append(np.nan_to_num(values, nan=np.nanmean(values)))
         state.elbos.append(np.nan_to_num(elbos, nan=np.nanmean(elbos)))

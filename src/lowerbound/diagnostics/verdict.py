@@ -33,6 +33,7 @@ Thresholds: k-hat from Vehtari et al. (2024); 1,000 effective draws are a Monte 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -430,3 +431,16 @@ def judge_point(status: Status, rule: str) -> Verdict:
         Estimate(np.inf, 0.0),
         0.0,
     )
+
+
+def about_parameters(verdict: Verdict, names: Iterable[str], doubts: tuple[str, ...] = ()) -> Verdict:
+    """What a verdict on latents leaves open where the model's own parameters were learned.
+
+    Args:
+        verdict: On q, with the parameters fixed.
+        names: Of the parameters.
+        doubts: What else is not known of them.
+    """
+    listed = ", ".join(names)
+    said = f"the parameters {listed}: they are point estimates, and their own uncertainty is in no interval"
+    return replace(verdict, not_checked=(*verdict.not_checked, said, *doubts))

@@ -2,6 +2,7 @@
 
 from lowerbound.gradients.base import Gradient, Slope
 from lowerbound.gradients.doubly_reparameterized import DoublyReparameterized
+from lowerbound.gradients.of_model import check_learns, surrogate_with_model
 from lowerbound.gradients.reparameterized import Reparameterized
 from lowerbound.gradients.score_function import ScoreFunction
 from lowerbound.gradients.self_normalized import SelfNormalized
@@ -18,6 +19,8 @@ __all__ = [
     "SelfNormalized",
     "Slope",
     "StickingTheLanding",
+    "check_learns",
     "check_pair",
     "default_gradient",
+    "surrogate_with_model",
 ]

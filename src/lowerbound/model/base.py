@@ -18,6 +18,7 @@ data set of the same shape.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ import numpy as np
 from numpyro.distributions import biject_to, constraints
 
 from lowerbound.errors import ModelError
+from lowerbound.model.parameters import Parameter
 from lowerbound.precision import float64
 
 
@@ -126,6 +128,9 @@ class Model:
         summed: The discrete latents that have been summed out, by name.
         plate_sizes: Of every plate, by name.
         plate_axes: Of every latent, which axis of its value runs along which plate.
+        parameters: What is learned and not inferred, by name: ``numpyro.param`` sites. Their numbers are among
+            ``arguments``, unconstrained. Empty where they are held fixed.
+        observed: The data's arrays by name; None for all of ``arguments``.
     """
 
     name: str
@@ -143,6 +148,8 @@ class Model:
     summed: Mapping[str, DiscreteSite] = field(default_factory=dict)
     plate_sizes: Mapping[str, int] = field(default_factory=dict)
     plate_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    observed: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
 
     def moved(self, centredness: Mapping[str, Any]) -> Model:
         """The same model with other unconstrained coordinates: see :mod:`lowerbound.model.reparameterization`.
@@ -152,7 +159,33 @@ class Model:
                 (as written).
         """
         assert self.reparameterize is not None, "only what movable() names can be moved"
-        return self.reparameterize(centredness)
+        other = self.reparameterize(centredness)
+        own = len(self.arguments) - len(self.elsewhere)
+        arguments = [*self.arguments[:own], *other.arguments[own:]]
+        return dataclasses.replace(other, arguments=arguments, parameters=self.parameters)
+
+    # -- parameters, which are learned -----------------------------------------------------------
+
+    @property
+    def parameter_places(self) -> list[int]:
+        """Where among :attr:`arguments` the parameters' numbers are."""
+        return [i for p in self.parameters.values() for i in p.places]
+
+    def with_parameters(self, leaves: Sequence[Any]) -> Model:
+        """The same model with other numbers, unconstrained, in :attr:`parameter_places`."""
+        arguments = list(self.arguments)
+        for i, leaf in zip(self.parameter_places, leaves, strict=True):
+            arguments[i] = np.asarray(leaf, np.float64)
+        return dataclasses.replace(self, arguments=arguments)
+
+    def held(self) -> Model:
+        """The same model with its parameters fixed where they are: what is left has latents alone."""
+        return dataclasses.replace(self, parameters={})
+
+    def parameter_values(self) -> dict[str, Any]:
+        """The parameters as the model sees them: arrays, and modules as they were given."""
+        with float64():
+            return {n: p.outside(self.arguments) for n, p in self.parameters.items()}
 
     @staticmethod
     def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Model:

@@ -38,6 +38,7 @@ from lowerbound.model.base import (
 )
 from lowerbound.model.checks import checks_by_numpy
 from lowerbound.model.data import Data, check_array, trace_with_data
+from lowerbound.model.parameters import Parameter, read_parameter
 from lowerbound.model.reparameterization import depend_on_latents, enter, is_movable, leave, location_scale
 from lowerbound.model.reparameterization import log_prob as moved_log_prob
 from lowerbound.precision import float64
@@ -74,10 +75,18 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
     bound = Data(data)
     _check_arguments(model, bound.names)
 
+    parameters: dict[str, Parameter] = {}
+
     def run(arguments: Sequence[Any], substitute: Callable[[Any], Any]) -> dict[str, Any]:
-        seeded = handlers.seed(handlers.substitute(_FullPlates(model), substitute_fn=substitute), rng_seed=0)
+        rows = arguments[: len(bound.arrays)]
+        learned = {n: p.value(arguments) for n, p in parameters.items()} if len(arguments) > len(rows) else {}
+
+        def fill(site: Any) -> Any:
+            return learned.get(site["name"]) if site["type"] == "param" else substitute(site)
+
+        seeded = handlers.seed(handlers.substitute(_FullPlates(model), substitute_fn=fill), rng_seed=0)
         with _one_at_a_time, checks_by_numpy():
-            return handlers.trace(seeded).get_trace(**bound.rebuild(arguments))
+            return handlers.trace(seeded).get_trace(**bound.rebuild(rows))
 
     sites: dict[str, Site] = {}
     deterministics: dict[str, tuple[int, ...]] = {}
@@ -86,20 +95,19 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
     plate_sizes: dict[str, int] = {}
     plate_axes: dict[str, dict[str, int]] = {}
     observed: list[str] = []
+    learnable: list[str] = []
 
     def discover(arguments: Sequence[Any]) -> None:
         for store in (sites, deterministics, dynamic, finite, plate_sizes, plate_axes):
             store.clear()
         observed.clear()
+        learnable.clear()
         known = {id(a): given for a, given in zip(arguments, bound.arrays, strict=True)}
         for name, site in run(arguments, _feasible).items():
             if site["type"] == "deterministic":
                 deterministics[name] = tuple(jnp.shape(site["value"]))
             elif site["type"] == "param":
-                raise ModelError(
-                    f"the model has a numpyro.param {name!r}. A parameter without a prior has no posterior: "
-                    "make it a numpyro.sample with a prior (ImproperUniform for none)."
-                )
+                learnable.append(name)
             elif site["type"] == "sample" and site["is_observed"]:
                 value = site["value"]
                 known_value = known.get(id(value)) if isinstance(value, Tracer) else value
@@ -125,6 +133,12 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
     with float64():
         trace_with_data(discover, bound)
         name = _name(model)
+        if not sites and learnable:
+            raise ModelError(
+                f"the model {name!r} has parameters ({', '.join(learnable)}) and no latent sites, so that there is no "
+                "posterior, and the bound is the likelihood itself. Maximise it with an optimiser (optax), or give the "
+                "parameters priors: numpyro.sample in place of numpyro.param."
+            )
         if not sites:
             raise ModelError(
                 f"the model {name!r} has no latent sites, so there is nothing to infer. "
@@ -138,8 +152,17 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
             )
         discrete = {n: _discrete(sites[n], finite.get(n)) for n, s in sites.items() if s.support.is_discrete}
         placed = place({n: s for n, s in sites.items() if n not in discrete})
+        starts: list[np.ndarray] = []
+        if learnable:
+            trace = run(bound.arrays, _feasible)
+            for n in learnable:
+                parameters[n], leaves = read_parameter(trace[n], len(bound.arrays) + len(starts))
+                starts += leaves
 
-    count = len(bound.arrays)
+    #: What every evaluation is given: the data, and the parameters as unconstrained numbers.
+    first = [*bound.arrays, *starts]
+    names = [*bound.array_names, *(leaf for p in parameters.values() for leaf in p.leaf_names)]
+    count = len(first)
     if discrete:
 
         def of_discrete(values: Mapping[str, Any], arguments: Sequence[Any]) -> dict[str, Any]:
@@ -148,7 +171,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
 
         with float64():
             stand_in = {n: np.zeros(d.shape, np.int64) for n, d in discrete.items()}
-            moved_by = depend_on_latents(of_discrete, stand_in, abstract(bound.arrays)) if deterministics else {}
+            moved_by = depend_on_latents(of_discrete, stand_in, abstract(first)) if deterministics else {}
         # Their value differs with that of a discrete latent, which the map from the vector does not have.
         deterministics = {n: s for n, s in deterministics.items() if not moved_by.get(n)}
 
@@ -179,7 +202,9 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                     log_prob = log_prob if site["scale"] is None else site["scale"] * log_prob
                 else:
                     log_prob = _log_prob(site)
-                factors.append(Factor(n, site["fn"], site["value"], site["scale"], log_prob, site["is_observed"]))
+                factors.append(
+                    Factor(n, site["fn"], site["value"], site["scale"], log_prob, site["is_observed"], _plates(site))
+                )
                 if n in placed and not constrained:
                     values[n] = site["value"]
         return Evaluation(values, found, factors, log_det)
@@ -190,7 +215,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         if not candidates:
             return []
 
-        def parameters(params: Mapping[str, Any], arguments: Sequence[Any]) -> dict[str, Any]:
+        def depends(params: Mapping[str, Any], arguments: Sequence[Any]) -> dict[str, Any]:
             where: dict[str, Any] = {}
 
             def note(site: Any) -> Any:
@@ -204,7 +229,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         with float64():
             latents = {n: jnp.zeros(s.unconstrained_shape) for n, s in placed.items()}
             try:
-                found = depend_on_latents(parameters, latents, abstract(bound.arrays))
+                found = depend_on_latents(depends, latents, abstract(first))
             except jax.errors.JAXTypeError:  # what happens inside a scan stays there
                 return []
         return [n for n in candidates if found.get(n)]
@@ -219,9 +244,9 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         def elsewhere(params: Mapping[str, Any], arguments: Sequence[Any], constrained: bool) -> Evaluation:
             return evaluate(params, arguments, constrained, moved)
 
-        names = [*bound.array_names, *(f"centredness of {n}" for n in moved)]
+        all_names = [*names, *(f"centredness of {n}" for n in moved)]
         return dataclasses.replace(
-            base, arguments=[*bound.arrays, *arrays], argument_names=names, evaluate=elsewhere, elsewhere=tuple(moved)
+            base, arguments=[*first, *arrays], argument_names=all_names, evaluate=elsewhere, elsewhere=tuple(moved)
         )
 
     def distributions(latents: Mapping[str, Any], arguments: Sequence[Any]) -> list[Factor]:
@@ -232,17 +257,18 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                 continue
             if _stands_in(n, trace):
                 site["fn"] = _unmasked(site["fn"])
-            plates = tuple((f.name, int(f.dim)) for f in site["cond_indep_stack"])
             log_prob = _log_prob(site)
-            out.append(Factor(n, site["fn"], site["value"], site["scale"], log_prob, site["is_observed"], plates))
+            out.append(
+                Factor(n, site["fn"], site["value"], site["scale"], log_prob, site["is_observed"], _plates(site))
+            )
         return out
 
     base = Model(
         name,
         placed,
         dict(deterministics),
-        bound.arrays,
-        bound.array_names,
+        first,
+        names,
         evaluate,
         movable,
         reparameterize,
@@ -250,8 +276,14 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         discrete=discrete,
         plate_sizes=dict(plate_sizes),
         plate_axes={n: dict(a) for n, a in plate_axes.items()},
+        parameters=parameters,
+        observed={n: bound.arrays[i] for i, n in enumerate(bound.array_names)},
     )
     return base
+
+
+def _plates(site: Any) -> tuple[tuple[str, int], ...]:
+    return tuple((f.name, int(f.dim)) for f in site["cond_indep_stack"])
 
 
 def _values(fn: Any) -> np.ndarray | None:

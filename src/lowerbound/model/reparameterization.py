@@ -138,7 +138,7 @@ def _times(at: LocationScale, log_det: Any) -> Any:
     return log_det * (rows // max(factors, 1))
 
 
-def depend_on_latents(fn: Any, latents: Mapping[str, Any], arguments: Sequence[Any]) -> dict[str, bool]:
+def depend_on_latents(fn: Any, latents: Any, arguments: Sequence[Any]) -> dict[str, bool]:
     """Which outputs of ``fn(latents, arguments) -> {name: arrays}`` depend on any latent, by the program alone."""
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(latents, arguments)
     count = len(jax.tree_util.tree_leaves(latents))

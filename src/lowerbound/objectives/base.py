@@ -43,6 +43,7 @@ class Objective(ABC):
         tendency: Which way its optimum errs where the family cannot hold the posterior.
         caution: When its estimate cannot be believed.
         needs_prior: Whether it takes the prior apart from the rest of the joint.
+        learns: Whether parameters of the model itself may be moved to improve it: a lower bound on log p(x).
     """
 
     name: str
@@ -51,6 +52,7 @@ class Objective(ABC):
     tendency: ClassVar[str]
     caution: ClassVar[str]
     needs_prior: ClassVar[bool] = False
+    learns: ClassVar[bool] = False
 
     @abstractmethod
     def value(self, log_weights: Any) -> Any:

@@ -35,6 +35,7 @@ class ELBO(Objective):
     num_samples: int = 8
     form: Literal["joint", "entropy", "prior"] = "joint"
     tendency = "mode-seeking: q lies inside the posterior, its variances too small where the family has no correlations"
+    learns = True
     caution = "never: it is a plain mean, with a standard error"
 
     def __post_init__(self) -> None:

@@ -57,8 +57,15 @@ def gaussian_prior(model: Model) -> GaussianPrior | None:
         return None
     candidates = [n for n, s in model.sites.items() if is_real(s.support)]
 
-    def parameters(latents: Any, arguments: Any) -> dict[str, Any]:
+    places = model.parameter_places
+
+    def parameters(moving: Any, arguments: Any) -> dict[str, Any]:
+        # What is learned moves as latents do, and leaves no prior that has numbers for parameters.
         assert model.distributions is not None
+        latents, learned = moving
+        arguments = list(arguments)
+        for i, leaf in zip(places, learned, strict=True):
+            arguments[i] = leaf
         out = {}
         for f in model.distributions(latents, arguments):
             normal = _normal(f.distribution)
@@ -69,11 +76,12 @@ def gaussian_prior(model: Model) -> GaussianPrior | None:
 
     with float64():
         latents = {n: jnp.zeros(s.shape) + 0.5 for n, s in model.sites.items()}
-        moving = depend_on_latents(parameters, latents, abstract(model.arguments))
-        names = [n for n in model.sites if moving.get(n) is False]
+        learned = [jnp.asarray(model.arguments[i]) for i in places]
+        depends = depend_on_latents(parameters, (latents, learned), abstract(model.arguments))
+        names = [n for n in model.sites if depends.get(n) is False]
         if not names:
             return None
-        found = parameters(latents, [jnp.asarray(a) for a in model.arguments])
+        found = parameters((latents, learned), [jnp.asarray(a) for a in model.arguments])
     index = np.concatenate([np.arange(model.sites[n].start, model.sites[n].start + model.sites[n].size) for n in names])
     mean = np.concatenate([np.ravel(found[n][0]) for n in names])
     sd = np.concatenate([np.ravel(found[n][1]) for n in names])

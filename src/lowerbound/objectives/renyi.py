@@ -24,6 +24,7 @@ class ImportanceWeighted(Objective):
 
     num_samples: int = 16
     name = "importance_weighted"
+    learns = True
     tendency = "between mode-seeking (K = 1) and mass-covering: q as a proposal, wider as K grows"
     caution = "where k-hat of the weights is above 0.7: it is still a lower bound, but far from log p(x)"
 
@@ -52,6 +53,7 @@ class Renyi(Objective):
     order: float = 0.5
     num_samples: int = 16
     name = "renyi"
+    learns = True
     tendency = "mass-covering below order 1, mode-seeking above: at 0 the importance-weighted bound, at 1 the ELBO"
     caution = "where k-hat of the weights to the power 1 - order is above 0.7: K draws are then too few for the order"
 
