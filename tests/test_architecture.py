@@ -41,6 +41,7 @@ ORDER = (
     "closed_form",  # fits whose expectations are exact
     "plan",  # the choice
     "explanation",  # the plan, to a person
+    "amortization",  # fits of a network that gives each row its block
     "posterior",  # the answer
     "divergences",  # how far two are apart
     "storage",  # the answer in a file

@@ -15,6 +15,7 @@ from lowerbound.algorithms.base import Algorithm, Info, Status
 from lowerbound.algorithms.from_gaussian import FromGaussian
 from lowerbound.algorithms.marginal import marginal
 from lowerbound.algorithms.score_regression import ScoreRegression, other_modes
+from lowerbound.amortization import amortized_algorithm, fit_amortized
 from lowerbound.closed_form import CLOSED, ClosedAlgorithm, fit_closed_form, is_closed, summed_out
 from lowerbound.diagnostics.assessment import Assessment, weigh_up
 from lowerbound.diagnostics.importance import MANY
@@ -24,7 +25,7 @@ from lowerbound.diagnostics.soundness import check_density
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus, about_parameters
 from lowerbound.errors import DataError, IncompatibleError, ModelError, NotFiniteError, TrustWarning
 from lowerbound.escalation import Attempt, Escalation, Trial
-from lowerbound.families import Block, Family, PointMass
+from lowerbound.families import Amortized, Block, Family, PointMass
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model
 from lowerbound.model.given import as_model
@@ -48,7 +49,7 @@ def fit(
     model: Any,
     data: Mapping[str, Any] | None = None,
     *,
-    family: str | Family | None = None,
+    family: str | Family | Amortized | None = None,
     algorithm: str | Algorithm | None = None,
     objective: str | Objective | None = None,
     seed: int = 0,
@@ -117,6 +118,8 @@ def fit(
     _check_options(seed, max_steps, num_draws, callback, max_seconds)
     deadline = None if max_seconds is None else time.monotonic() + float(max_seconds)
     bound = Waiting("the model", deadline)(lambda: as_model(model, data))
+    if isinstance(family, Amortized):
+        return _amortized(bound, family, algorithm, objective, seed, max_steps, start, deadline, progress, callback)
     asked = family is not None or objective is not None
     if bound.discrete and (asked or (algorithm is not None and not is_closed(algorithm))):
         bound = summed_out(bound)
@@ -216,7 +219,9 @@ def fit(
             verdict = dataclasses.replace(assessment.verdict, next_step=_ESCALATE)
             assessment = dataclasses.replace(assessment, verdict=verdict)
         if learned:
-            assessment = dataclasses.replace(assessment, verdict=about_parameters(assessment.verdict, learned, unlearned))
+            assessment = dataclasses.replace(
+                assessment, verdict=about_parameters(assessment.verdict, learned, unlearned)
+            )
         verdict = assessment.verdict
     total, compiling = time.perf_counter() - start, kernel.compile_seconds
     timings = {
@@ -283,6 +288,48 @@ def _closed_form(
         seed,
         (),
     )
+
+
+def _amortized(
+    model: Model,
+    family: Amortized,
+    algorithm: Any,
+    objective: Any,
+    seed: int,
+    max_steps: int | None,
+    start: float,
+    deadline: float | None,
+    progress: bool | None,
+    callback: Callable[[Info], object] | None,
+) -> Posterior:
+    """A fit of a network that gives each row its block: :mod:`lowerbound.amortization`."""
+    chosen = amortized_algorithm(model, algorithm, objective)
+    if max_steps is not None:
+        chosen = dataclasses.replace(chosen, max_steps=int(max_steps))
+    rows: list[tuple[Info, float]] = []
+    with Progress(enabled=progress) as display, host_threads():
+        display.update("compiling the epoch", None)
+
+        def record(info: Info) -> None:
+            rows.append((info, time.perf_counter() - start))
+            display.update(info.phase, {"step": info.step, "elbo": info.elbo, "elbo_se": info.elbo_se})
+            if callback is not None:
+                callback(info)
+
+        def late() -> bool:
+            return deadline is not None and time.monotonic() > deadline
+
+        say = lambda phase: display.update(phase, None)  # noqa: E731
+        found = fit_amortized(model, family, chosen, seed=seed, record=record, say=say, late=late)
+    timings = {**found.seconds, "escalation": 0.0, "total": time.perf_counter() - start}
+    sites = SiteMap(model.sites, model.deterministics, found.model)
+    names = family.name, chosen.name
+    posterior = assemble(
+        model, found.q, found.status, names, sites, found.assessment, rows, timings, found.evaluations, seed, ()
+    )
+    posterior = dataclasses.replace(posterior, parameters=found.parameters, encoder=found.encoder)
+    _warn(posterior.verdict)
+    return posterior
 
 
 def _warn(verdict: Verdict) -> None:

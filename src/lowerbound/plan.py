@@ -121,7 +121,8 @@ def _learner(model: Model, family: Any, algorithm: Any) -> tuple[Family, Algorit
     if not chosen.learns:
         raise IncompatibleError(
             f"{chosen.name} does not learn parameters of the model, and {model.name!r} has some: {names}. Use "
-            "algorithm='gradient_vi' or leave algorithm out; or give them priors: numpyro.sample in place of numpyro.param."
+            "algorithm='gradient_vi' or leave algorithm out; or give them priors: numpyro.sample in place of "
+            "numpyro.param."
         )
     family = registry.resolve("family", family or _while_learning(model), registry.FAMILIES, Family)
     if isinstance(family, Product):
@@ -129,8 +130,8 @@ def _learner(model: Model, family: Any, algorithm: Any) -> tuple[Family, Algorit
     if isinstance(family, Arrow) and family.layout is None:
         raise IncompatibleError(
             f"family='arrow' finds its layout in the posterior, which moves while {names} are learned. Use "
-            "family='diagonal', where every latent is a block of its own; or leave family out: the arrow is then looked "
-            "for once they are found."
+            "family='diagonal', where every latent is a block of its own; or leave family out: the arrow is then "
+            "looked for once they are found."
         )
     chosen.check(model, family)
     return family, chosen

@@ -25,6 +25,7 @@ from lowerbound.weighted import narrowest_interval, weighted_quantile
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lowerbound.amortization import Encoder
     from lowerbound.diagnostics.site_response import SiteResponse
 
 _MOMENT_DRAWS = 8192
@@ -78,6 +79,7 @@ class Posterior:
         effective: Effective number of repaired draws, where ``source`` is not ``"q"``.
         trials: What escalation tried, why, and what was gained.
         parameters: What the model itself has learned (``numpyro.param``), by name: point estimates.
+        encoder: Of an amortized q: what answers other rows. None for any other.
         corrections: What was done to the draws that are returned, in order; empty where they are q's.
     """
 
@@ -106,6 +108,7 @@ class Posterior:
     _pool_weights: np.ndarray = field(repr=False)
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
     parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    encoder: Encoder | None = field(default=None, repr=False)
 
     @property
     def elbo(self) -> Estimate:
@@ -357,6 +360,9 @@ class Posterior:
         from lowerbound.objectives import Objective
 
         wanted = registry.resolve("objective", objective, registry.OBJECTIVES, Objective)
+        if self.encoder is not None:
+            rows = max(num_draws // self.q.dimension, 16)
+            return self.encoder.bound(wanted, num_draws=rows, seed=seed)
         if self.is_point:
             raise IncompatibleError("a point mass has no log q, and no bound.")
         return objective_value(Kernel(self._sites.model), self.q, wanted, num_draws=num_draws, seed=seed)

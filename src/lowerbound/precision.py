@@ -16,3 +16,8 @@ import jax
 def float64() -> AbstractContextManager:
     """A context in which JAX computes in float64; on leaving it the user's setting is back."""
     return jax.enable_x64(True)
+
+
+def float32() -> AbstractContextManager:
+    """A context in which JAX computes in float32: for networks, whose gradients are noisier than its rounding."""
+    return jax.enable_x64(False)

@@ -31,6 +31,7 @@ ALGORITHMS: dict[str, Callable[[], algorithms.Algorithm]] = {
     "from_gaussian": algorithms.FromGaussian,
     "gradient_vi": algorithms.GradientVI,
     "maximum": algorithms.Maximum,
+    "amortized_vi": algorithms.AmortizedVI,
 }
 OBJECTIVES: dict[str, Callable[[], objectives.Objective]] = {
     "elbo": objectives.ELBO,

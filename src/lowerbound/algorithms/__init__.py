@@ -1,5 +1,6 @@
 """argmax: how does q move?"""
 
+from lowerbound.algorithms.amortized_vi import AmortizedVI
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status
 from lowerbound.algorithms.conjugate_computation import ConjugateComputationVI
 from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
@@ -15,6 +16,7 @@ from lowerbound.algorithms.stochastic_vi import StochasticVI
 
 __all__ = [
     "Algorithm",
+    "AmortizedVI",
     "ConjugateComputationVI",
     "CoordinateAscent",
     "FromGaussian",

@@ -142,10 +142,11 @@ class GradientVI(Algorithm):
         check_learns(self.objective, model.parameters)
         if model.parameters and isinstance(family, Dense) and model.dimension > DENSE_LEARNS:
             raise IncompatibleError(
-                f"family='dense' over {model.dimension:,} dimensions has {model.dimension * (model.dimension + 1) // 2:,} "
-                f"numbers, which noisy steps have to find beside the model's parameters "
-                f"({', '.join(model.parameters)}); needed: at most {DENSE_LEARNS:,} dimensions. Use family='diagonal' or "
-                "'low_rank', or lb.families.Amortized where each row of the data has latents of its own."
+                f"family='dense' over {model.dimension:,} dimensions has a covariance of "
+                f"{model.dimension * (model.dimension + 1) // 2:,} numbers, which noisy steps have to find beside the "
+                f"model's parameters ({', '.join(model.parameters)}); needed: at most {DENSE_LEARNS:,} dimensions. Use "
+                "family='diagonal' or 'low_rank', or lb.families.Amortized where each row of the data has latents of its "
+                "own."
             )
         if self.objective.needs_prior and gaussian_prior(model) is None:
             raise IncompatibleError(

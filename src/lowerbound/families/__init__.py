@@ -1,5 +1,6 @@
 """q(z): blocks on the unconstrained space, exponential families on the constrained one, and products of them."""
 
+from lowerbound.families.amortized import Amortized
 from lowerbound.families.arrow import Arrow, ArrowGaussian, ArrowLayout
 from lowerbound.families.base import Block, Family, GaussianBlock, TransportedBlock
 from lowerbound.families.dense import Dense, DenseGaussian
@@ -13,6 +14,7 @@ from lowerbound.families.product import BoundProduct, Product, ProductBlock
 from lowerbound.families.sinh_arcsinh import SinhArcsinh, SinhArcsinhBlock
 
 __all__ = [
+    "Amortized",
     "Arrow",
     "ArrowGaussian",
     "ArrowLayout",

@@ -185,7 +185,7 @@ class Model:
     def parameter_values(self) -> dict[str, Any]:
         """The parameters as the model sees them: arrays, and modules as they were given."""
         with float64():
-            return {n: p.outside(self.arguments) for n, p in self.parameters.items()}
+            return {n.removesuffix("$params"): p.outside(self.arguments) for n, p in self.parameters.items()}
 
     @staticmethod
     def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Model:

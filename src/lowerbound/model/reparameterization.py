@@ -17,7 +17,7 @@ their location; a multivariate normal has its Cholesky factor for g, and is take
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax

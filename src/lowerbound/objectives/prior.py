@@ -17,6 +17,7 @@ import numpyro.distributions as dist
 
 from lowerbound.model.base import Model, abstract, is_real
 from lowerbound.model.reparameterization import depend_on_latents
+from lowerbound.model.rows import RowModel
 from lowerbound.precision import float64
 
 _LOG_2PI = float(np.log(2 * np.pi))
@@ -93,3 +94,28 @@ def _normal(fn: Any) -> Any:
     while isinstance(fn, (dist.Independent, dist.ExpandedDistribution)):
         fn = fn.base_dist
     return fn if type(fn) is dist.Normal else None
+
+
+def row_prior(rows: RowModel) -> GaussianPrior | None:
+    """That of one row's latents, where it is the same for all rows; None where it is not, or there is none."""
+    whole = gaussian_prior(rows.model)
+    if whole is None:
+        return None
+    p = rows.model.dimension
+    places = _row_places(rows)
+    known = np.isin(places, whole.index)
+    mean, sd = np.zeros(p), np.zeros(p)
+    mean[whole.index], sd[whole.index] = np.asarray(whole.mean), np.asarray(whole.sd)
+    of_rows = known, mean[places], sd[places]
+    if any((a != a[:1]).any() for a in of_rows) or not known[0].any():
+        return None
+    index = np.flatnonzero(known[0])
+    return GaussianPrior(index, mean[places[0, index]], sd[places[0, index]])
+
+
+def _row_places(rows: RowModel) -> np.ndarray:
+    """Where the latents of each row are in the model's vector ``[n, d]``."""
+    order = rows.flat(np.arange(rows.model.dimension).reshape(rows.size, rows.dimension).astype(float)).astype(int)
+    places = np.empty(len(order), int)
+    places[order] = np.arange(len(order))
+    return places.reshape(rows.size, rows.dimension)

@@ -1,0 +1,264 @@
+r"""Amortized VI: a network that gives each row its block of q, and the model's parameters, learned together.
+
+For rows that are independent given the parameters theta, with l_ik = log p(x_i, z_ik; theta) - log q_w(z_ik | x_i),
+
+    L(w, theta) = log g(theta) + sum_i E[h(l_i1, ..., l_iK)] <= log p(x; theta),
+
+h the objective (the mean for the ELBO) *row by row*. A step draws b of the n rows and moves along the gradient of
+(n / b) times their sum: an unbiased estimate, whose cost does not depend on n. q's gradient is any of
+:mod:`lowerbound.gradients`; theta's is the ordinary one.
+
+*Rows*: each epoch goes once through the training rows in a new order; rows left over after the last whole batch wait
+for the next. A tenth of the rows is held out.
+
+*When to stop*: after each epoch the bound of the held-out rows is estimated, with the same noise every time. When it
+has not risen for ``patience`` epochs, the rate is cut to a third and the fit goes on from its best epoch; after two
+cuts, or at once with an optimiser of the user's, it has converged. The answer is that of the best epoch. With
+``held_out=0`` the bound of the epoch's own rows takes its place.
+
+*The step size*, if no optimiser is given: Adam with rate 0.003. Arithmetic is in float32.
+
+Cost: two programs are compiled, an epoch's steps and the weights of some rows' draws.
+
+Source: Kingma & Welling (2014); Rezende, Mohamed & Wierstra (2014); several draws, Burda, Grosse & Salakhutdinov
+(2016).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
+from lowerbound.algorithms.row_weights import RowWeights
+from lowerbound.errors import IncompatibleError
+from lowerbound.gradients import Gradient, check_learns, check_pair, default_gradient, surrogate_with_model
+from lowerbound.kernel import compile_once
+from lowerbound.objectives import ELBO, Objective, Target
+
+_RATE = 0.003
+_CUTS = 2
+#: Draws of each held-out row, at least, behind the bound that stops a fit.
+_HELD_DRAWS = 16
+
+
+@dataclass(eq=False)
+class _State:
+    problem: RowWeights
+    rng: np.random.Generator
+    training: np.ndarray
+    held: np.ndarray
+    noise: np.ndarray
+    parameters: Any
+    optimizer_state: Any
+    key: Any
+    program: Any = None
+    best: Any = None
+    score: float = -np.inf
+    since: int = 0
+    cuts: int = 0
+    epoch: int = 0
+    steps: int = 0
+    status: Status | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class AmortizedVI(Algorithm):
+    """Stochastic gradient ascent on a bound, some rows at a time, for ``family=lb.families.Amortized(...)``.
+
+    Args:
+        objective: What is optimised, row by row, and its number of draws of each row a step.
+        gradient: An estimator of :mod:`lowerbound.gradients`; None for the first that goes with the objective.
+        batch_size: Rows a step.
+        optimizer: Any optax optimiser, of a *loss* per row; None for Adam, its rate cut when the bound stops rising.
+        held_out: Share of the rows that is not trained on, and stops the fit; 0 for none.
+        patience: Epochs without a rise of the bound before the rate is cut, or the fit ends.
+        max_steps: Steps before giving up.
+
+    Raises:
+        IncompatibleError: a gradient that is wrong for the objective, an objective that is no lower bound, numbers out
+            of range.
+    """
+
+    objective: Objective = field(default_factory=lambda: ELBO(num_samples=1))
+    gradient: Gradient | None = None
+    batch_size: int = 128
+    optimizer: Any = None
+    held_out: float = 0.1
+    patience: int = 10
+    max_steps: int = 100_000
+    name = "amortized_vi"
+    learns = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.objective, Objective):
+            raise IncompatibleError(f"objective is {self.objective!r}; needed: lb.objectives.ELBO(num_samples=...).")
+        if not isinstance(self.estimator, Gradient):
+            raise IncompatibleError(f"gradient is {self.gradient!r}; needed: lb.gradients.Reparameterized(), ...")
+        check_pair(self.objective, self.estimator)
+        check_learns(self.objective, ["the network's weights, which all rows share"])
+        check_positive("AmortizedVI", batch_size=self.batch_size, patience=self.patience, max_steps=self.max_steps)
+        if isinstance(self.held_out, bool) or not 0 <= self.held_out < 1:
+            raise IncompatibleError(f"AmortizedVI(held_out={self.held_out!r}): needed: a share of the rows, 0 to 1.")
+        if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
+            raise IncompatibleError(
+                f"optimizer is {self.optimizer!r}; needed: an optax optimiser, such as optax.adam(0.001)."
+            )
+
+    @property
+    def estimator(self) -> Gradient:
+        """The gradient that is used."""
+        return default_gradient(self.objective) if self.gradient is None else self.gradient
+
+    def rule(self) -> str:
+        whose = "of the held-out rows" if self.held_out else "of an epoch's own rows"
+        cuts = "" if self.optimizer is not None else f", after its rate was cut {_CUTS} times"
+        return f"the bound {whose} did not rise for {self.patience} epochs{cuts}"
+
+    def check(self, model: Any, family: Any) -> None:
+        raise IncompatibleError(
+            f"amortized_vi trains a network that gives each row its block; family={family.name!r} has none. Use "
+            "family=lb.families.Amortized(network, inputs=...), or leave algorithm out."
+        )
+
+    def check_rows(self, rows: int) -> None:
+        """Raise unless there are rows for a batch and for what is held out."""
+        training = rows - self._held(rows)
+        if self.batch_size > training:
+            left = f" ({rows} less {rows - training} held out)" if rows > training else ""
+            raise IncompatibleError(
+                f"AmortizedVI(batch_size={self.batch_size}): there are {training} rows to train on{left}; needed: at "
+                "most as many."
+            )
+
+    def init(self, seed: int, kernel: Any, family: Any) -> _State:
+        """``kernel`` is the :class:`RowWeights` to be trained, which holds its family."""
+        problem = kernel
+        rng = np.random.default_rng([seed, 21])
+        order = rng.permutation(problem.rows.size)
+        held = self._held(problem.rows.size)
+        parameters = problem.start()
+        return _State(
+            problem,
+            rng,
+            np.sort(order[held:]),
+            np.sort(order[:held]),
+            problem.noise(rng, held, max(_HELD_DRAWS, self.objective.num_samples)) if held else np.empty(0),
+            parameters,
+            self._optimizer().init(parameters),
+            jax.random.key(seed),
+        )
+
+    def step(self, state: _State) -> tuple[_State, Info]:
+        """One epoch."""
+        if state.program is None:
+            state.program = self._compile(state)
+            return state, Info("compiling the epoch", 0)
+        batches = len(state.training) // self.batch_size
+        index = state.rng.permutation(state.training)[: batches * self.batch_size].reshape(batches, self.batch_size)
+        key = jax.random.fold_in(state.key, state.epoch)
+        state.parameters, state.optimizer_state, bounds = state.program(
+            state.parameters, state.optimizer_state, jnp.asarray(index, jnp.int32), key
+        )
+        state.epoch, state.steps = state.epoch + 1, state.steps + batches
+        each, rest = np.asarray(bounds), 0.0
+        if len(state.held):
+            weights, rest = state.problem(state.parameters, None, state.held, state.noise)
+            each = np.asarray(jax.vmap(self.objective.value)(jnp.asarray(weights)))
+        n = state.problem.rows.size
+        elbo, se = n * float(each.mean()) + rest, n * float(each.std() / np.sqrt(len(each)))
+        finite = all(np.isfinite(np.asarray(v)).all() for v in jax.tree_util.tree_leaves(state.parameters))
+        if not finite or not np.isfinite(elbo):
+            state.status = Status.NOT_FINITE
+        elif elbo > state.score:
+            state.best, state.score, state.since = (state.parameters, state.optimizer_state), elbo, 0
+        else:
+            state.since += 1
+        if state.since >= self.patience:
+            if self.optimizer is not None or state.cuts == _CUTS:
+                state.status = Status.CONVERGED
+            else:
+                state.cuts, state.since = state.cuts + 1, 0
+                state.parameters, optimizer_state = state.best
+                rates = {**optimizer_state.hyperparams, "learning_rate": jnp.asarray(_RATE / 3**state.cuts)}
+                state.optimizer_state = optimizer_state._replace(hyperparams=rates)
+        if state.status is None and state.steps >= self.max_steps:
+            state.status = Status.MAX_STEPS
+        return state, Info("fitting", state.steps, elbo, se, status=state.status, detail=f"epoch {state.epoch}")
+
+    def output(self, state: _State) -> Any:
+        """The best weights and parameters of the model so far."""
+        return None if state.best is None else state.best[0]
+
+    # -- pieces ----------------------------------------------------------------------------------
+
+    def _held(self, rows: int) -> int:
+        return max(1, round(rows * self.held_out)) if self.held_out else 0
+
+    def _optimizer(self) -> Any:
+        import optax
+
+        return optax.inject_hyperparams(optax.adam)(learning_rate=_RATE) if self.optimizer is None else self.optimizer
+
+    def slope(self, problem: RowWeights, parameters: Any, rows: Any, keys: Any, arguments: Any, n: int) -> Any:
+        """A surrogate per row for n rows, from some of them: to be differentiated; and their bounds ``[b]``.
+
+        Args:
+            problem: Rows and network.
+            parameters: Weights, and the model's parameters.
+            rows: Of each array ``[b, ...]``.
+            keys: Of the noise, one for each row.
+            arguments: Of the model.
+            n: Rows that they stand for.
+        """
+        weights, learned = parameters
+        places = problem.inputs
+
+        def one(row: Any, key: Any) -> Any:
+            noise = jax.random.normal(key, (self.objective.num_samples, problem.rows.dimension))
+
+            def target(theta: Any) -> Target:
+                given = problem.filled(arguments, theta)
+                return Target(lambda z: jax.vmap(lambda u: problem.rows.terms(u, row, given)[0])(z), problem.prior)
+
+            def build(w: Any) -> Any:
+                return problem.family.block(w, [row[i] for i in places])
+
+            return surrogate_with_model(self.estimator, self.objective, target, build, weights, learned, noise)
+
+        slopes = jax.vmap(one)(rows, keys)
+        rest = problem.rest([r[0] for r in rows], problem.filled(arguments, learned))
+        return slopes.surrogate.mean() + rest / n, slopes.value + rest / n
+
+    def _compile(self, state: _State) -> Any:
+        problem, optimizer, n = state.problem, self._optimizer(), len(state.training)
+
+        def epoch(parameters: Any, optimizer_state: Any, index: Any, key: Any, rows: Any, arguments: Any) -> Any:
+            def one(carry: Any, step: Any) -> Any:
+                parameters, optimizer_state = carry
+                batch, key = step
+                keys = jax.random.split(key, self.batch_size)
+                some = [r[batch] for r in rows]
+
+                def loss(p: Any) -> Any:
+                    surrogate, bounds = self.slope(problem, p, some, keys, arguments, n)
+                    return -surrogate, bounds
+
+                (_, bounds), gradient = jax.value_and_grad(loss, has_aux=True)(parameters)
+                updates, optimizer_state = optimizer.update(gradient, optimizer_state, parameters)
+                moved = jax.tree_util.tree_map(lambda a, u: a + u, parameters, updates)
+                return (moved, optimizer_state), bounds.mean()
+
+            (parameters, optimizer_state), bounds = jax.lax.scan(
+                one, (parameters, optimizer_state), (index, jax.random.split(key, len(index)))
+            )
+            return parameters, optimizer_state, bounds
+
+        index = jnp.zeros((n // self.batch_size, self.batch_size), jnp.int32)
+        rows, arguments = problem.device_rows, problem.arguments
+        program, _ = compile_once(epoch, state.parameters, state.optimizer_state, index, state.key, rows, arguments)
+        return lambda a, b, i, k: program(a, b, i, k, rows, arguments)

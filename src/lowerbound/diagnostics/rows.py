@@ -1,0 +1,120 @@
+"""How far an amortized q can be trusted: row by row, on a sample of rows.
+
+With K draws z_k of a row's block and w_k = p(x_i, z_k) / q(z_k | x_i), log mean w - mean log w estimates, from below,
+the row's gap KL(q(z | x_i) || p(z | x_i)); k-hat of the w_k says whether weighting can repair the block. The gap has
+two parts, which this does not tell apart: what a diagonal Gaussian cannot hold, and what the network cannot say.
+
+The rules, with the model's parameters taken as they are:
+
+* NOT_TRUSTED if the fit ended without an answer, or more than 5% of the rows have k-hat above 0.7: there neither q nor
+  its weights show the posterior.
+* TRUSTED if the fit converged, the mean gap is below 0.05 nats a row, and at most 1% of the rows have k-hat above 0.7.
+* CORRECTED otherwise: what is returned of a row are its draws resampled by their weights, of which 200 draws are kept
+  for each row where that many fit into memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import logsumexp
+
+from lowerbound.algorithms.base import Status
+from lowerbound.diagnostics.estimate import Estimate
+from lowerbound.diagnostics.pareto import smooth
+from lowerbound.diagnostics.verdict import USABLE_K, Verdict, VerdictStatus
+
+#: Rows that the verdict looks at, and draws of each.
+SAMPLED, DRAWS = 256, 256
+#: Nats a row below which q is the row's posterior, for most uses.
+ROW_GAP = 0.05
+#: Shares of rows with k-hat above 0.7.
+FEW, SOME = 0.01, 0.05
+_ENDED_BADLY = (Status.NOT_FINITE, Status.INTERRUPTED, Status.OUT_OF_TIME)
+
+
+@dataclass(frozen=True, eq=False)
+class RowChecks:
+    """What the weights of some rows say.
+
+    Attributes:
+        gap: Mean KL(q || p) of a row, in nats: from below.
+        pareto_k: k-hat of each row looked at ``[r]``.
+        elbo: Of a row, averaged.
+        log_evidence: log p(x_i) of a row by its weights, averaged: a lower bound.
+    """
+
+    gap: Estimate
+    pareto_k: np.ndarray
+    elbo: Estimate
+    log_evidence: Estimate
+
+    @property
+    def bad(self) -> float:
+        """Share of rows whose weights cannot be used."""
+        return float((self.pareto_k > USABLE_K).mean())
+
+
+def check_rows(log_weights: np.ndarray) -> RowChecks:
+    """From ``log_weights [rows, draws]``."""
+    each = log_weights.mean(1)
+    marginal = logsumexp(log_weights, 1) - np.log(log_weights.shape[1])
+    k = np.array([smooth(row)[1] for row in log_weights])
+    return RowChecks(_mean(marginal - each), k, _mean(each), _mean(marginal))
+
+
+def judge_rows(status: Status, rule: str, checks: RowChecks, rows: int) -> Verdict:
+    """The rules at the top of this file.
+
+    Args:
+        status, rule: How the fit ended, and its stopping rule.
+        checks: Of the rows looked at.
+        rows: In all.
+    """
+    looked, gap, share = len(checks.pareto_k), checks.gap, checks.bad
+    seen = f"all {rows:,} rows" if looked == rows else f"{looked} of {rows:,} rows, drawn at random"
+    reasons = (
+        status.sentence + (f" ({rule})" if status.converged else ""),
+        f"seen on {seen}: a mean gap KL(q||p) of at least {gap.value:.3g} ± {gap.se:.1g} nats a row",
+        f"k-hat above {USABLE_K:g} in {share:.1%} of them, median {np.median(checks.pareto_k):.2f}",
+    )
+    next_step = ""
+    if status in _ENDED_BADLY:
+        kind, sentence = VerdictStatus.NOT_TRUSTED, f"This posterior is not an answer: {status.sentence}."
+        next_step = "run the fit to its end." if status is not Status.NOT_FINITE else "use a smaller step size."
+    elif share > SOME:
+        kind = VerdictStatus.NOT_TRUSTED
+        sentence = f"In {share:.0%} of the rows neither the network's Gaussian nor its weights show the posterior."
+        next_step = (
+            "a larger network, or more epochs, where the bound still rises with them; fewer latents; or "
+            "family='diagonal' where the rows are few. The bound stays a lower bound."
+        )
+    elif status.converged and gap.value < ROW_GAP and share <= FEW:
+        kind, sentence = VerdictStatus.TRUSTED, "The network's Gaussians match the posteriors of the rows."
+    else:
+        kind = VerdictStatus.CORRECTED
+        sentence = f"The network's Gaussians are off by {gap.value:.2g} nats a row; the draws returned are weighted, row by row."
+    return Verdict(
+        kind,
+        sentence,
+        reasons,
+        (),
+        next_step,
+        status.converged,
+        rule,
+        Estimate(rows * checks.elbo.value, rows * checks.elbo.se),
+        float(np.max(checks.pareto_k)),
+        Estimate(rows * gap.value, rows * gap.se),
+        float("nan"),
+        (
+            "rows that were not looked at",
+            "rows unlike those of the fit",
+            "modes of a row that its block does not reach",
+        ),
+        fatal=status in _ENDED_BADLY,
+    )
+
+
+def _mean(x: np.ndarray) -> Estimate:
+    return Estimate(float(x.mean()), float(x.std() / np.sqrt(len(x))))
