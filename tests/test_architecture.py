@@ -44,6 +44,7 @@ ORDER = (
     "amortization",  # fits of a network that gives each row its block
     "posterior",  # the answer
     "divergences",  # how far two are apart
+    "assembly",  # the answer from what a fit has found
     "storage",  # the answer in a file
     "fitting",  # the loop
     "calibration",  # many fits of simulated data

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
+from lowerbound import registry
 from lowerbound.algorithms.amortized_vi import AmortizedVI
-from lowerbound.algorithms.base import Info, Status
+from lowerbound.algorithms.base import Algorithm, Info, Status
 from lowerbound.algorithms.row_weights import RowWeights
 from lowerbound.diagnostics.assessment import Assessment, Correction
 from lowerbound.diagnostics.estimate import Estimate
@@ -96,7 +97,7 @@ class Encoder:
         Args:
             objective: h, and K: an object of :mod:`lowerbound.objectives`.
             data: All of the model's arrays with rows; None for those fitted to.
-            num_draws: Of each row; rounded up to whole sets of K.
+            num_draws: Of each row; rounded up to two whole sets of K at least.
             seed: Of the draws.
 
         Raises:
@@ -106,13 +107,13 @@ class Encoder:
             raise IncompatibleError(
                 f"{objective.name} is not taken row by row. Use lb.objectives.ELBO(), ImportanceWeighted() or Renyi()."
             )
-        sets = -(-num_draws // objective.num_samples)
+        sets = max(2, -(-num_draws // objective.num_samples))
         weights, rest = self._weights(data, sets * objective.num_samples, seed)
         with float64():
             grouped = jnp.asarray(weights.reshape(-1, objective.num_samples), jnp.float64)
             values = np.asarray(jax.vmap(objective.value)(grouped)).reshape(len(weights), sets)
-        spread = values.std(1, ddof=1) if sets > 1 else np.full(len(weights), np.nan)
-        return Estimate(float(values.mean(1).sum()) + rest, float(np.sqrt((spread**2 / sets).sum())))
+        error = float(np.sqrt((values.var(1, ddof=1) / sets).sum()))
+        return Estimate(float(values.mean(1).sum()) + rest, error)
 
     def decode(self, latents: Mapping[str, Any] | Any, data: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
         """Means of what the model observes, given latents: E[x | z; theta], by site ``[rows, *shape]``.
@@ -197,19 +198,22 @@ class AmortizedFit(NamedTuple):
     evaluations: int
 
 
-def amortized_algorithm(model: Model, algorithm: Any, objective: Any) -> AmortizedVI:
+def amortized_algorithm(algorithm: Any, objective: Any) -> AmortizedVI:
     """The algorithm for an amortized q, as it was asked for or not.
 
     Raises:
         IncompatibleError: another algorithm.
     """
-    if isinstance(algorithm, AmortizedVI) and objective is None:
-        return algorithm
     if algorithm is None:
-        return AmortizedVI() if objective is None else AmortizedVI(objective=objective)
-    asked = (
-        f"objective={objective!r}" if objective is not None else f"algorithm={getattr(algorithm, 'name', algorithm)!r}"
-    )
+        if objective is None:
+            return AmortizedVI()
+        return AmortizedVI(objective=registry.resolve("objective", objective, registry.OBJECTIVES, Objective))
+    if objective is None:
+        algorithm = registry.resolve("algorithm", algorithm, registry.ALGORITHMS, Algorithm)
+        if isinstance(algorithm, AmortizedVI):
+            return algorithm
+    named = getattr(algorithm, "name", algorithm)
+    asked = f"algorithm={named!r}" if objective is None else f"objective={objective!r} beside an algorithm"
     raise IncompatibleError(
         f"family='amortized' with {asked}: a network that gives each row its block is trained by amortized_vi. Leave "
         "algorithm out, or write algorithm=lb.algorithms.AmortizedVI(objective=..., batch_size=...)."
@@ -293,7 +297,7 @@ def _assess(
     looked = np.sort(rng.choice(n, min(SAMPLED, n), replace=False))
     with float32():
         weights, rest = problem(encoder._learned, None, looked, problem.noise(rng, len(looked), DRAWS))
-    checks = check_rows(weights)
+    checks = check_rows(weights, sampled=len(looked) < n)
     verdict = judge_rows(status, rule, checks, n)
     verdict = dataclasses.replace(verdict, elbo=Estimate(verdict.elbo.value + rest, verdict.elbo.se))
     evidence = Estimate(n * checks.log_evidence.value + rest, n * checks.log_evidence.se)

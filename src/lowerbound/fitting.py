@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from lowerbound.algorithms.amortized_vi import AmortizedVI
 from lowerbound.algorithms.base import Algorithm, Info, Status
 from lowerbound.algorithms.from_gaussian import FromGaussian
 from lowerbound.algorithms.marginal import marginal
 from lowerbound.algorithms.score_regression import ScoreRegression, other_modes
 from lowerbound.amortization import amortized_algorithm, fit_amortized
+from lowerbound.assembly import assemble
 from lowerbound.closed_form import CLOSED, ClosedAlgorithm, fit_closed_form, is_closed, summed_out
 from lowerbound.diagnostics.assessment import Assessment, weigh_up
 from lowerbound.diagnostics.importance import MANY
@@ -24,14 +25,14 @@ from lowerbound.diagnostics.review import review
 from lowerbound.diagnostics.soundness import check_density
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus, about_parameters
 from lowerbound.errors import DataError, IncompatibleError, ModelError, NotFiniteError, TrustWarning
-from lowerbound.escalation import Attempt, Escalation, Trial
+from lowerbound.escalation import Attempt, Escalation
 from lowerbound.families import Amortized, Block, Family, PointMass
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model
 from lowerbound.model.given import as_model
 from lowerbound.objectives import Objective
 from lowerbound.plan import choose, refine
-from lowerbound.posterior import Posterior, Trace
+from lowerbound.posterior import Posterior
 from lowerbound.report.progress import Progress
 from lowerbound.sites import SiteMap
 from lowerbound.threads import host_threads
@@ -119,7 +120,10 @@ def fit(
     deadline = None if max_seconds is None else time.monotonic() + float(max_seconds)
     bound = Waiting("the model", deadline)(lambda: as_model(model, data))
     if isinstance(family, Amortized):
-        return _amortized(bound, family, algorithm, objective, seed, max_steps, start, deadline, progress, callback)
+        options = seed, max_steps, start, deadline, progress, callback
+        posterior = _amortized(bound, family, amortized_algorithm(algorithm, objective), *options)
+        _warn(posterior.verdict)
+        return posterior
     asked = family is not None or objective is not None
     if bound.discrete and (asked or (algorithm is not None and not is_closed(algorithm))):
         bound = summed_out(bound)
@@ -293,8 +297,7 @@ def _closed_form(
 def _amortized(
     model: Model,
     family: Amortized,
-    algorithm: Any,
-    objective: Any,
+    algorithm: AmortizedVI,
     seed: int,
     max_steps: int | None,
     start: float,
@@ -303,9 +306,8 @@ def _amortized(
     callback: Callable[[Info], object] | None,
 ) -> Posterior:
     """A fit of a network that gives each row its block: :mod:`lowerbound.amortization`."""
-    chosen = amortized_algorithm(model, algorithm, objective)
     if max_steps is not None:
-        chosen = dataclasses.replace(chosen, max_steps=int(max_steps))
+        algorithm = dataclasses.replace(algorithm, max_steps=int(max_steps))
     rows: list[tuple[Info, float]] = []
     with Progress(enabled=progress) as display, host_threads():
         display.update("compiling the epoch", None)
@@ -320,16 +322,14 @@ def _amortized(
             return deadline is not None and time.monotonic() > deadline
 
         say = lambda phase: display.update(phase, None)  # noqa: E731
-        found = fit_amortized(model, family, chosen, seed=seed, record=record, say=say, late=late)
+        found = fit_amortized(model, family, algorithm, seed=seed, record=record, say=say, late=late)
     timings = {**found.seconds, "escalation": 0.0, "total": time.perf_counter() - start}
     sites = SiteMap(model.sites, model.deterministics, found.model)
-    names = family.name, chosen.name
+    names = family.name, algorithm.name
     posterior = assemble(
         model, found.q, found.status, names, sites, found.assessment, rows, timings, found.evaluations, seed, ()
     )
-    posterior = dataclasses.replace(posterior, parameters=found.parameters, encoder=found.encoder)
-    _warn(posterior.verdict)
-    return posterior
+    return dataclasses.replace(posterior, parameters=found.parameters, encoder=found.encoder)
 
 
 def _warn(verdict: Verdict) -> None:
@@ -371,57 +371,6 @@ def run(
         elif np.abs(np.asarray(q.mean)).max() > _ENDLESS**2:
             status = Status.UNBOUNDED
     return q, status, algorithm.modes(state), algorithm.missing_modes(state)
-
-
-def assemble(
-    model: Model,
-    q: Block,
-    status: Status,
-    names: tuple[str, str],
-    sites: SiteMap,
-    assessment: Assessment,
-    rows: list[tuple[Info, float]],
-    timings: dict[str, float],
-    evaluations: int,
-    seed: int,
-    trials: tuple[Trial, ...],
-) -> Posterior:
-    """Everything that a person gets, in one object."""
-    infos = [i for i, _ in rows]
-    trace = Trace(
-        tuple(i.phase for i in infos),
-        np.array([i.elbo for i in infos], float),
-        np.array([i.elbo_se for i in infos], float),
-        np.array([s for _, s in rows], float),
-    )
-    steps = max((i.step for i in infos), default=0)
-    versions = {n: importlib.metadata.version(n) for n in ("jax", "numpyro", "numpy")}
-    from lowerbound import __version__
-
-    return Posterior(
-        q,
-        status,
-        assessment.verdict,
-        assessment.log_evidence,
-        assessment.evidence,
-        assessment.pareto_k,
-        assessment.log_weights,
-        trace,
-        timings,
-        {"steps": steps, "evaluations": evaluations},
-        seed,
-        versions | {"lowerbound": __version__},
-        model.name,
-        *names,
-        dict(zip(model.argument_names, model.arguments, strict=True) if model.observed is None else model.observed),
-        assessment.source,
-        assessment.effective,
-        assessment.corrections,
-        trials,
-        sites,
-        assessment.draws,
-        assessment.weights,
-    )
 
 
 def _check_options(seed: Any, max_steps: Any, num_draws: Any, callback: Any, max_seconds: Any) -> None:

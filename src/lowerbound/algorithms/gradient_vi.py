@@ -145,8 +145,7 @@ class GradientVI(Algorithm):
                 f"family='dense' over {model.dimension:,} dimensions has a covariance of "
                 f"{model.dimension * (model.dimension + 1) // 2:,} numbers, which noisy steps have to find beside the "
                 f"model's parameters ({', '.join(model.parameters)}); needed: at most {DENSE_LEARNS:,} dimensions. Use "
-                "family='diagonal' or 'low_rank', or lb.families.Amortized where each row of the data has latents of its "
-                "own."
+                "family='diagonal' or 'low_rank', or lb.families.Amortized where each row has latents of its own."
             )
         if self.objective.needs_prior and gaussian_prior(model) is None:
             raise IncompatibleError(

@@ -56,12 +56,30 @@ class RowChecks:
         return float((self.pareto_k > USABLE_K).mean())
 
 
-def check_rows(log_weights: np.ndarray) -> RowChecks:
-    """From ``log_weights [rows, draws]``."""
+def check_rows(log_weights: np.ndarray, *, sampled: bool) -> RowChecks:
+    """From ``log_weights [rows, draws]``.
+
+    Args:
+        log_weights: Of the rows that are looked at.
+        sampled: Whether there are others, which these stand for: errors are then those of sampling rows, else those
+            of the draws alone.
+    """
+    rows, draws = log_weights.shape
     each = log_weights.mean(1)
-    marginal = logsumexp(log_weights, 1) - np.log(log_weights.shape[1])
+    marginal = logsumexp(log_weights, 1) - np.log(draws)
     k = np.array([smooth(row)[1] for row in log_weights])
-    return RowChecks(_mean(marginal - each), k, _mean(each), _mean(marginal))
+    gap = marginal - each
+    if sampled:
+        errors = each.std() / np.sqrt(rows), marginal.std() / np.sqrt(rows)
+    else:
+        relative = np.exp(log_weights - marginal[:, None]).var(1)
+        errors = np.sqrt(log_weights.var(1).sum() / draws) / rows, np.sqrt(relative.sum() / draws) / rows
+    return RowChecks(
+        Estimate(float(gap.mean()), float(gap.std() / np.sqrt(rows))),
+        k,
+        Estimate(float(each.mean()), float(errors[0])),
+        Estimate(float(marginal.mean()), float(errors[1])),
+    )
 
 
 def judge_rows(status: Status, rule: str, checks: RowChecks, rows: int) -> Verdict:
@@ -94,7 +112,9 @@ def judge_rows(status: Status, rule: str, checks: RowChecks, rows: int) -> Verdi
         kind, sentence = VerdictStatus.TRUSTED, "The network's Gaussians match the posteriors of the rows."
     else:
         kind = VerdictStatus.CORRECTED
-        sentence = f"The network's Gaussians are off by {gap.value:.2g} nats a row; the draws returned are weighted, row by row."
+        sentence = (
+            f"The network's Gaussians are off by {gap.value:.2g} nats a row; the draws returned are weighted by row."
+        )
     return Verdict(
         kind,
         sentence,
@@ -114,7 +134,3 @@ def judge_rows(status: Status, rule: str, checks: RowChecks, rows: int) -> Verdi
         ),
         fatal=status in _ENDED_BADLY,
     )
-
-
-def _mean(x: np.ndarray) -> Estimate:
-    return Estimate(float(x.mean()), float(x.std() / np.sqrt(len(x))))
