@@ -31,6 +31,8 @@ from lowerbound.precision import float32, float64
 
 #: Weighted draws of each row that a posterior keeps, as far as all of them are no more than so many numbers.
 _KEPT, _NUMBERS = 200, 2**24
+#: Draws that those are chosen from.
+_CHOICE = 256
 
 
 class Encoded(NamedTuple):
@@ -129,14 +131,14 @@ class Encoder:
         rows, model = self._problem.rows, self.model
         if not isinstance(latents, Mapping):
             latents = {next(iter(rows.shapes)): latents}
-        values, count = {}, 0
+        values: dict[str, Any] = {}
+        count = len(next(iter(latents.values()), ()))
         for n, s in model.sites.items():
             shape = tuple(v for i, v in enumerate(s.shape) if i != rows.axes[n])
-            came = np.shape(latents[n]) if n in latents else "nothing"
-            if n not in latents or came[1:] != shape or not came[0]:
+            came = np.shape(latents[n]) if n in latents else None
+            if came != (count, *shape) or not count:
                 raise DataError(f"decode needs {n!r} with shape (rows, {', '.join(map(str, shape))}); got {came}.")
             values[n] = np.moveaxis(np.asarray(latents[n], float), 0, rows.axes[n])
-            count = came[0]
         own = rows.rows_of(data)
         if data is None:
             own = [np.resize(a, (count, *a.shape[1:])) for a in own]
@@ -310,7 +312,7 @@ def _assess(
         sizes = np.empty(n)
         for i in range(0, n, SAMPLED):
             index = np.arange(i, min(i + SAMPLED, n))
-            noise = problem.noise(rng, len(index), DRAWS)
+            noise = problem.noise(rng, len(index), _CHOICE)
             with float32():
                 w = problem(encoder._learned, None, index, noise)[0]
             w = np.exp(w - logsumexp(w, 1, keepdims=True))
@@ -318,10 +320,10 @@ def _assess(
             # Systematic resampling, each row by itself and shuffled, so that rows stay independent.
             points = (np.arange(_KEPT) + rng.random((len(index), 1))) / _KEPT
             for r, row in enumerate(index):
-                chosen = np.minimum(np.searchsorted(np.cumsum(w[r]), points[r]), DRAWS - 1)
+                chosen = np.minimum(np.searchsorted(np.cumsum(w[r]), points[r]), _CHOICE - 1)
                 pool[:, row] = location[row] + scale[row] * noise[r, rng.permutation(chosen)]
         draws, source, effective = rows.flat(pool), "importance", float(np.median(sizes))
-        said = f"draws of each row resampled by their weights: {effective:.0f} of {DRAWS} effective in the median row"
+        said = f"draws of each row resampled by their weights: {effective:.0f} of {_CHOICE} effective in the median row"
         corrections = (Correction("importance", said),)
     elif verdict.status is VerdictStatus.CORRECTED:
         verdict = dataclasses.replace(

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 #: What each must print.
 SAYS = {
+    "digits_vae": ["k-hat", "independent pixels", "autoencoder, 500 draws", "█"],
     "gradient_estimators": ["score_regression", "reparameterized", "sticking_the_landing", "score_function"],
     "log_density": ["rates[0]", "TRUSTED", "log evidence"],
     "own_model": ["intercept", "saved:", "for ArviZ:"],

@@ -26,7 +26,7 @@ from lowerbound.diagnostics.pareto import smooth
 from lowerbound.diagnostics.verdict import USABLE_K, Verdict, VerdictStatus
 
 #: Rows that the verdict looks at, and draws of each.
-SAMPLED, DRAWS = 256, 256
+SAMPLED, DRAWS = 256, 1000
 #: Nats a row below which q is the row's posterior, for most uses.
 ROW_GAP = 0.05
 #: Shares of rows with k-hat above 0.7.

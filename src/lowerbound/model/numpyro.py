@@ -38,7 +38,7 @@ from lowerbound.model.base import (
 )
 from lowerbound.model.checks import checks_by_numpy
 from lowerbound.model.data import Data, check_array, trace_with_data
-from lowerbound.model.parameters import Parameter, read_parameter
+from lowerbound.model.parameters import Parameter, read_parameters
 from lowerbound.model.reparameterization import depend_on_latents, enter, is_movable, leave, location_scale
 from lowerbound.model.reparameterization import log_prob as moved_log_prob
 from lowerbound.precision import float64
@@ -133,15 +133,12 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
     with float64():
         trace_with_data(discover, bound)
         name = _name(model)
-        if not sites and learnable:
-            raise ModelError(
-                f"the model {name!r} has parameters ({', '.join(learnable)}) and no latent sites, so that there is no "
-                "posterior, and the bound is the likelihood itself. Maximise it with an optimiser (optax), or give the "
-                "parameters priors: numpyro.sample in place of numpyro.param."
-            )
         if not sites:
+            only = (
+                f" (it has parameters, {', '.join(learnable)}: give them priors, or maximise the likelihood with optax)"
+            )
             raise ModelError(
-                f"the model {name!r} has no latent sites, so there is nothing to infer. "
+                f"the model {name!r} has no latent sites, so there is nothing to infer{only if learnable else ''}. "
                 "Add numpyro.sample sites without obs=."
             )
         forgotten = _left_out(model, bound.names)
@@ -154,10 +151,8 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         placed = place({n: s for n, s in sites.items() if n not in discrete})
         starts: list[np.ndarray] = []
         if learnable:
-            trace = run(bound.arrays, _feasible)
-            for n in learnable:
-                parameters[n], leaves = read_parameter(trace[n], len(bound.arrays) + len(starts))
-                starts += leaves
+            found, starts = read_parameters(run(bound.arrays, _feasible), learnable, len(bound.arrays))
+            parameters.update(found)
 
     #: What every evaluation is given: the data, and the parameters as unconstrained numbers.
     first = [*bound.arrays, *starts]

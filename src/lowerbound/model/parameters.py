@@ -8,6 +8,7 @@ point, it brings no Jacobian.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,18 @@ class Parameter:
 def is_tree(constraint: Any) -> bool:
     """Whether a parameter has no constraint of its own, and so may be a tree of arrays."""
     return constraint is constraints.real
+
+
+def read_parameters(
+    trace: Mapping[str, Any], names: Sequence[str], start: int
+) -> tuple[dict[str, Parameter], list[np.ndarray]]:
+    """Those sites of a trace as parameters, and their initial values one after another from place ``start`` on."""
+    found: dict[str, Parameter] = {}
+    leaves: list[np.ndarray] = []
+    for name in names:
+        found[name], some = read_parameter(trace[name], start + len(leaves))
+        leaves += some
+    return found, leaves
 
 
 def read_parameter(site: Any, start: int) -> tuple[Parameter, list[np.ndarray]]:
