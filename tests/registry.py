@@ -162,6 +162,9 @@ CLOSED = [
     algorithms.StochasticVI,
 ]
 
+#: Algorithms of networks that give each row its block of q; see tests/learning.
+AMORTIZED = [algorithms.AmortizedVI]
+
 #: Every algorithm with every kind of family that it fits.
 ALGORITHMS = [
     Fitter("score regression, dense", algorithms.ScoreRegression, families.Dense, exact=True),
@@ -196,6 +199,8 @@ REFUSED: list[tuple[Callable[[], algorithms.Algorithm], Callable[[], families.Fa
     (algorithms.Maximum, families.Dense),
     (algorithms.Maximum, families.Diagonal),
     (algorithms.Maximum, lambda: families.LowRank(2)),
+    (algorithms.AmortizedVI, families.Dense),
+    (algorithms.AmortizedVI, families.PointMass),
     *((a, f) for a in CLOSED for f in (families.Dense, families.PointMass)),
 ]
 

@@ -12,6 +12,7 @@ import lowerbound
 from lowerbound import algorithms, families, gradients, objectives, registry
 from tests.registry import (
     ALGORITHMS,
+    AMORTIZED,
     CLOSED,
     FACTORED,
     FAMILIES,
@@ -43,7 +44,7 @@ KINDS = {
     "algorithms": (
         algorithms,
         algorithms.Algorithm,
-        {type(f.algorithm()) for f in ALGORITHMS} | set(CLOSED),
+        {type(f.algorithm()) for f in ALGORITHMS} | set(CLOSED) | set(AMORTIZED),
         registry.ALGORITHMS,
         set(),
     ),

@@ -247,10 +247,10 @@ def fit_amortized(
         NotFiniteError: no epoch ended with a finite bound.
     """
     rows = RowModel(model, family.site)
-    algorithm.check_rows(rows.size)
     began = time.perf_counter()
     with float32():
         problem = RowWeights(rows, family, prior_apart=algorithm.objective.needs_prior)
+        algorithm.check_rows(rows.size)
         state: Any = algorithm.init(seed, problem, None)
         state, info = algorithm.step(state)
         record(info)
@@ -286,8 +286,7 @@ def fit_amortized(
     verdict = about_parameters(assessment.verdict, ["of the network", *parameters])
     assessment = dataclasses.replace(assessment, verdict=verdict)
     seconds = {"compile": compiled - began, "fit": fitted - compiled, "check": time.perf_counter() - fitted}
-    evaluations = problem.evaluations + state.steps * algorithm.batch_size * algorithm.objective.num_samples
-    return AmortizedFit(encoder.model, q, status, assessment, encoder, parameters, seconds, evaluations)
+    return AmortizedFit(encoder.model, q, status, assessment, encoder, parameters, seconds, problem.evaluations)
 
 
 def _assess(

@@ -66,6 +66,8 @@ def save(posterior: Posterior, path: Any) -> None:
     # Of latents that were summed out, since a file does not hold the model.
     for k, labels in p._responsibilities().items():
         arrays |= {f"probabilities.{k}": labels.probabilities, f"values.{k}": labels.values}
+    # Modules are code as much as numbers: those of them are saved with equinox.tree_serialise_leaves.
+    arrays |= {f"parameter.{k}": a for k, a in p.parameters.items() if isinstance(a, np.ndarray)}
     observed = _small(p.observed)
     arrays |= {f"observed.{k}": a for k, a in observed.items()}
     meta = {
@@ -230,6 +232,7 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         SiteMap.from_exported(sites, {k: tuple(s) for k, s in meta["deterministics"].items()}, programs),
         arrays["pool"],
         arrays["pool_weights"],
+        parameters={k.removeprefix("parameter."): a for k, a in arrays.items() if k.startswith("parameter.")},
     )
     start = "probabilities."
     posterior._cache["responsibilities"] = {

@@ -300,15 +300,6 @@ def test_discrete_latents():
     refused(ModelError, r"site 'k' is discrete.*not supported yet", lb.LogDensity(lambda k: -(k**2.0), sites))
 
 
-def test_param():
-    def fn(y):
-        mu = numpyro.param("mu", 0.0)
-        s = numpyro.sample("s", dist.HalfNormal(1))
-        numpyro.sample("y", dist.Normal(mu, s), obs=y)
-
-    refused(ModelError, r"numpyro.param 'mu'.*ImproperUniform", fn, {"y": Y})
-
-
 def test_two_sites_of_one_name():
     def fn(y):
         numpyro.sample("mu", dist.Normal(0, 1))

@@ -40,7 +40,7 @@ from lowerbound.gradients import Gradient, check_learns, check_pair, default_gra
 from lowerbound.kernel import compile_once
 from lowerbound.objectives import ELBO, Objective, Target
 
-_RATE = 0.003
+_RATE, _BATCH = 0.003, 128
 _CUTS = 2
 #: Draws of each held-out row, at least, behind the bound that stops a fit.
 _HELD_DRAWS = 16
@@ -73,7 +73,7 @@ class AmortizedVI(Algorithm):
     Args:
         objective: What is optimised, row by row, and its number of draws of each row a step.
         gradient: An estimator of :mod:`lowerbound.gradients`; None for the first that goes with the objective.
-        batch_size: Rows a step.
+        batch_size: Rows a step; None for 128, or all that are trained on if they are fewer.
         optimizer: Any optax optimiser, of a *loss* per row; None for Adam, its rate cut when the bound stops rising.
         held_out: Share of the rows that is not trained on, and stops the fit; 0 for none.
         patience: Epochs without a rise of the bound before the rate is cut, or the fit ends.
@@ -86,7 +86,7 @@ class AmortizedVI(Algorithm):
 
     objective: Objective = field(default_factory=lambda: ELBO(num_samples=1))
     gradient: Gradient | None = None
-    batch_size: int = 128
+    batch_size: int | None = None
     optimizer: Any = None
     held_out: float = 0.1
     patience: int = 10
@@ -101,7 +101,7 @@ class AmortizedVI(Algorithm):
             raise IncompatibleError(f"gradient is {self.gradient!r}; needed: lb.gradients.Reparameterized(), ...")
         check_pair(self.objective, self.estimator)
         check_learns(self.objective, ["the network's weights, which all rows share"])
-        check_positive("AmortizedVI", batch_size=self.batch_size, patience=self.patience, max_steps=self.max_steps)
+        check_positive("AmortizedVI", batch_size=self._rows(_BATCH), patience=self.patience, max_steps=self.max_steps)
         if isinstance(self.held_out, bool) or not 0 <= self.held_out < 1:
             raise IncompatibleError(f"AmortizedVI(held_out={self.held_out!r}): needed: a share of the rows, 0 to 1.")
         if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
@@ -128,7 +128,7 @@ class AmortizedVI(Algorithm):
     def check_rows(self, rows: int) -> None:
         """Raise unless there are rows for a batch and for what is held out."""
         training = rows - self._held(rows)
-        if self.batch_size > training:
+        if self._rows(training) > training:
             left = f" ({rows} less {rows - training} held out)" if rows > training else ""
             raise IncompatibleError(
                 f"AmortizedVI(batch_size={self.batch_size}): there are {training} rows to train on{left}; needed: at "
@@ -158,13 +158,15 @@ class AmortizedVI(Algorithm):
         if state.program is None:
             state.program = self._compile(state)
             return state, Info("compiling the epoch", 0)
-        batches = len(state.training) // self.batch_size
-        index = state.rng.permutation(state.training)[: batches * self.batch_size].reshape(batches, self.batch_size)
+        size = self._rows(len(state.training))
+        batches = len(state.training) // size
+        index = state.rng.permutation(state.training)[: batches * size].reshape(batches, size)
         key = jax.random.fold_in(state.key, state.epoch)
         state.parameters, state.optimizer_state, bounds = state.program(
             state.parameters, state.optimizer_state, jnp.asarray(index, jnp.int32), key
         )
         state.epoch, state.steps = state.epoch + 1, state.steps + batches
+        state.problem.evaluations += index.size * self.objective.num_samples
         each, rest = np.asarray(bounds), 0.0
         if len(state.held):
             weights, rest = state.problem(state.parameters, None, state.held, state.noise)
@@ -195,6 +197,10 @@ class AmortizedVI(Algorithm):
         return None if state.best is None else state.best[0]
 
     # -- pieces ----------------------------------------------------------------------------------
+
+    def _rows(self, training: int) -> int:
+        """Rows a step."""
+        return min(_BATCH, training) if self.batch_size is None else self.batch_size
 
     def _held(self, rows: int) -> int:
         return max(1, round(rows * self.held_out)) if self.held_out else 0
@@ -241,7 +247,7 @@ class AmortizedVI(Algorithm):
             def one(carry: Any, step: Any) -> Any:
                 parameters, optimizer_state = carry
                 batch, key = step
-                keys = jax.random.split(key, self.batch_size)
+                keys = jax.random.split(key, len(batch))
                 some = [r[batch] for r in rows]
 
                 def loss(p: Any) -> Any:
@@ -258,7 +264,8 @@ class AmortizedVI(Algorithm):
             )
             return parameters, optimizer_state, bounds
 
-        index = jnp.zeros((n // self.batch_size, self.batch_size), jnp.int32)
+        size = self._rows(n)
+        index = jnp.zeros((n // size, size), jnp.int32)
         rows, arguments = problem.device_rows, problem.arguments
         program, _ = compile_once(epoch, state.parameters, state.optimizer_state, index, state.key, rows, arguments)
         return lambda a, b, i, k: program(a, b, i, k, rows, arguments)

@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from lowerbound.errors import IncompatibleError
 from lowerbound.families.base import Block
 from lowerbound.gradients.base import Gradient, Slope, held
@@ -43,7 +45,7 @@ def surrogate_with_model(
         noise: Standard normal ``[s, noise_dimension]``.
     """
     slope = estimator.surrogate(objective, target(held(learned)), build, parameters, noise)
-    if not learned:
+    if not jax.tree_util.tree_leaves(learned):
         return slope
     q = build(held(parameters))
     z = q.transform(noise)
