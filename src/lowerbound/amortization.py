@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from scipy.special import logsumexp
 
 from lowerbound import registry
@@ -152,7 +153,7 @@ class Encoder:
             assert model.distributions is not None
             out = {}
             for f in model.distributions(values, arguments):
-                if f.observed:
+                if f.observed and not isinstance(f.distribution, dist.Unit):  # numpyro.factor
                     shape = f.distribution.batch_shape + f.distribution.event_shape
                     out[f.site] = jnp.broadcast_to(f.distribution.mean, shape)
             return out

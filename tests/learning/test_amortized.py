@@ -67,10 +67,14 @@ def test_rows_add_up_to_the_model():
     rows = RowModel(model)
     assert (rows.size, rows.dimension, rows.arrays, rows.plate) == (30, 4, ["x"], "rows")
     z = RNG.normal(size=(30, 4))
+
+    def both(z, x, flat, arguments):
+        each, rest = jax.vmap(lambda u, x: rows.terms(u, [x], arguments))(z, x)
+        return each, rest, model.log_density(flat, arguments)
+
     with float64():
-        each, rest = jax.vmap(lambda u, x: rows.terms(u, [x], model.arguments))(jnp.asarray(z), jnp.asarray(X))
-        whole = model.log_density(jnp.asarray(rows.flat(z)), model.arguments)
-    assert float(each.sum() + rest[0]) == pytest.approx(float(whole), rel=1e-9)
+        each, rest, whole = jax.jit(both)(z, X, rows.flat(z), model.arguments)
+    assert np.asarray(each).sum() + float(rest[0]) == pytest.approx(float(whole), rel=1e-9)
     # The vector's order is that of the sites, whose plates come where they come.
     sites = model.unflatten(rows.flat(z))
     np.testing.assert_array_equal(sites["s"], z[:, :2])
@@ -169,28 +173,30 @@ def test_a_fit_reaches_the_evidence_of_a_linear_model():
             z = numpyro.sample("z", dist.Normal(0, 1))
             numpyro.sample("x", dist.Normal(z[:, None] * W, sd).to_event(1), obs=x)
 
-    x = np.random.default_rng(5).normal(size=(400, 1)) * W + SD * np.random.default_rng(6).normal(size=(400, 3))
+    x = np.random.default_rng(5).normal(size=(250, 1)) * W + SD * np.random.default_rng(6).normal(size=(250, 3))
     vi = AmortizedVI(
         objective=lb.objectives.ELBO(2), batch_size=50, held_out=0.0, gradient=lb.gradients.StickingTheLanding()
     )
     family = Amortized(eqx.nn.Linear(3, 2, key=jax.random.key(1)), inputs="x", site="z")
     posterior = lb.fit(unpenalised, {"x": x}, family=family, algorithm=vi, max_steps=1500)
     # The likelihood's maximum over sd, in closed form along W and across it, by a search on a grid.
-    grid = np.linspace(0.6, 0.8, 401)
+    grid = np.linspace(0.5, 0.9, 801)
     along, square = (x @ W) ** 2 / (W @ W), (x**2).sum()
     loglik = [
         -0.5 * (along.sum() / (W @ W + s**2) + (square - along.sum()) / s**2)
-        - 200 * np.log(W @ W + s**2)
-        - 400 * np.log(s**2)
-        - 600 * np.log(2 * np.pi)
+        - 125 * np.log(W @ W + s**2)
+        - 250 * np.log(s**2)
+        - 375 * np.log(2 * np.pi)
         for s in grid
     ]
     assert abs(float(posterior.parameters["sd"]) - grid[np.argmax(loglik)]) < 0.02
-    assert -2 < float(posterior.elbo) - max(loglik) < 5 * posterior.elbo.se
+    # All rows are looked at, so that the errors are those of draws.
+    assert -10 < float(posterior.elbo) - max(loglik) < 5 * posterior.elbo.se
+    assert -0.5 < float(posterior.log_evidence) - max(loglik) < 5 * posterior.log_evidence.se
     assert posterior.verdict.status is not lb.VerdictStatus.NOT_TRUSTED
     assert any("of the network, sd: they are point estimates" in s for s in posterior.verdict.not_checked)
     assert abs(posterior.mean()["z"] - x @ W / (W @ W + SD**2)).max() < 0.3
-    assert posterior.sample(10)["z"].shape == (10, 400)
+    assert posterior.sample(10)["z"].shape == (10, 250)
     # The same seed gives the same bits.
     again = lb.fit(unpenalised, {"x": x}, family=family, algorithm=dataclasses.replace(vi, max_steps=40))
     once = lb.fit(unpenalised, {"x": x}, family=family, algorithm=dataclasses.replace(vi, max_steps=40))

@@ -12,11 +12,11 @@ h the objective (the mean for the ELBO) *row by row*. A step draws b of the n ro
 for the next. A tenth of the rows is held out.
 
 *When to stop*: after each epoch the bound of the held-out rows is estimated, with the same noise every time. When it
-has not risen for ``patience`` epochs, the rate is cut to a third and the fit goes on from its best epoch; after two
+has not risen for ``patience`` epochs, the rate is cut to a third and the fit goes on from its best epoch; after three
 cuts, or at once with an optimiser of the user's, it has converged. The answer is that of the best epoch. With
 ``held_out=0`` the bound of the epoch's own rows takes its place.
 
-*The step size*, if no optimiser is given: Adam with rate 0.003. Arithmetic is in float32.
+*The step size*, if no optimiser is given: Adam with rate 0.01. Arithmetic is in float32.
 
 Cost: two programs are compiled, an epoch's steps and the weights of some rows' draws.
 
@@ -40,8 +40,8 @@ from lowerbound.gradients import Gradient, check_learns, check_pair, default_gra
 from lowerbound.kernel import compile_once
 from lowerbound.objectives import ELBO, Objective, Target
 
-_RATE, _BATCH = 0.003, 128
-_CUTS = 2
+_RATE, _BATCH = 0.01, 128
+_CUTS = 3
 #: Draws of each held-out row, at least, behind the bound that stops a fit.
 _HELD_DRAWS = 16
 
