@@ -154,7 +154,7 @@ def test_gradients_of_batches_have_the_mean_of_all_rows(objective):
             rows = [r[index] for r in problem.device_rows]
 
             def surrogate(p):
-                return vi.slope(problem, p, rows, keys[index], problem.arguments, 30)[0]
+                return vi.slope(problem, p, rows, keys[index], problem.arguments, 30)
 
             return jax.tree_util.tree_leaves(jax.grad(surrogate)(problem.start()))
 
@@ -178,7 +178,7 @@ def test_a_fit_reaches_the_evidence_of_a_linear_model():
         objective=lb.objectives.ELBO(2), batch_size=50, held_out=0.0, gradient=lb.gradients.StickingTheLanding()
     )
     family = Amortized(eqx.nn.Linear(3, 2, key=jax.random.key(1)), inputs="x", site="z")
-    posterior = lb.fit(unpenalised, {"x": x}, family=family, algorithm=vi, max_steps=1500)
+    posterior = lb.fit(unpenalised, {"x": x}, family=family, algorithm=vi, max_steps=4000)
     # The likelihood's maximum over sd, in closed form along W and across it, by a search on a grid.
     grid = np.linspace(0.5, 0.9, 801)
     along, square = (x @ W) ** 2 / (W @ W), (x**2).sum()
@@ -189,11 +189,10 @@ def test_a_fit_reaches_the_evidence_of_a_linear_model():
         - 375 * np.log(2 * np.pi)
         for s in grid
     ]
-    assert abs(float(posterior.parameters["sd"]) - grid[np.argmax(loglik)]) < 0.02
+    assert abs(float(posterior.parameters["sd"]) - grid[np.argmax(loglik)]) < 0.01
     # All rows are looked at, so that the errors are those of draws.
-    assert -10 < float(posterior.elbo) - max(loglik) < 5 * posterior.elbo.se
-    assert -0.5 < float(posterior.log_evidence) - max(loglik) < 5 * posterior.log_evidence.se
-    assert posterior.verdict.status is not lb.VerdictStatus.NOT_TRUSTED
+    assert -0.1 < float(posterior.elbo) - max(loglik) < 5 * posterior.elbo.se + 0.01
+    assert posterior.verdict.status is lb.VerdictStatus.TRUSTED
     assert any("of the network, sd: they are point estimates" in s for s in posterior.verdict.not_checked)
     assert abs(posterior.mean()["z"] - x @ W / (W @ W + SD**2)).max() < 0.3
     assert posterior.sample(10)["z"].shape == (10, 250)

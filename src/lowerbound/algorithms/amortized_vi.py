@@ -14,7 +14,8 @@ for the next. A tenth of the rows is held out.
 *When to stop*: after each epoch the bound of the held-out rows is estimated, with the same noise every time. When it
 has not risen for ``patience`` epochs, the rate is cut to a third and the fit goes on from its best epoch; after three
 cuts, or at once with an optimiser of the user's, it has converged. The answer is that of the best epoch. With
-``held_out=0`` the bound of the epoch's own rows takes its place.
+``held_out=0`` the bound of up to 1,000 of the training rows takes its place. (Epochs of few steps: for ``patience``
+epochs, and 200 steps.)
 
 *The step size*, if no optimiser is given: Adam with rate 0.01. Arithmetic is in float32.
 
@@ -44,6 +45,8 @@ _RATE, _BATCH = 0.01, 128
 _CUTS = 3
 #: Draws of each held-out row, at least, behind the bound that stops a fit.
 _HELD_DRAWS = 16
+#: Training rows that stop a fit where none are held out, and steps without a rise at least.
+_LOOKED, _LEAST = 1000, 200
 
 
 @dataclass(eq=False)
@@ -115,9 +118,9 @@ class AmortizedVI(Algorithm):
         return default_gradient(self.objective) if self.gradient is None else self.gradient
 
     def rule(self) -> str:
-        whose = "of the held-out rows" if self.held_out else "of an epoch's own rows"
+        whose = "of the held-out rows" if self.held_out else "of the training rows"
         cuts = "" if self.optimizer is not None else f", after its rate was cut {_CUTS} times"
-        return f"the bound {whose} did not rise for {self.patience} epochs{cuts}"
+        return f"the bound {whose} did not rise for {self.patience} epochs and {_LEAST} steps{cuts}"
 
     def check(self, model: Any, family: Any) -> None:
         raise IncompatibleError(
@@ -141,13 +144,14 @@ class AmortizedVI(Algorithm):
         rng = np.random.default_rng([seed, 21])
         order = rng.permutation(problem.rows.size)
         held = self._held(problem.rows.size)
+        looked = order[: held or _LOOKED]
         parameters = problem.start()
         return _State(
             problem,
             rng,
             np.sort(order[held:]),
-            np.sort(order[:held]),
-            problem.noise(rng, held, max(_HELD_DRAWS, self.objective.num_samples)) if held else np.empty(0),
+            np.sort(looked),
+            problem.noise(rng, len(looked), max(_HELD_DRAWS, self.objective.num_samples)),
             parameters,
             self._optimizer().init(parameters),
             jax.random.key(seed),
@@ -162,15 +166,13 @@ class AmortizedVI(Algorithm):
         batches = len(state.training) // size
         index = state.rng.permutation(state.training)[: batches * size].reshape(batches, size)
         key = jax.random.fold_in(state.key, state.epoch)
-        state.parameters, state.optimizer_state, bounds = state.program(
+        state.parameters, state.optimizer_state = state.program(
             state.parameters, state.optimizer_state, jnp.asarray(index, jnp.int32), key
         )
         state.epoch, state.steps = state.epoch + 1, state.steps + batches
         state.problem.evaluations += index.size * self.objective.num_samples
-        each, rest = np.asarray(bounds), 0.0
-        if len(state.held):
-            weights, rest = state.problem(state.parameters, None, state.held, state.noise)
-            each = np.asarray(jax.vmap(self.objective.value)(jnp.asarray(weights)))
+        weights, rest = state.problem(state.parameters, None, state.held, state.noise)
+        each = np.asarray(jax.vmap(self.objective.value)(jnp.asarray(weights)))
         n = state.problem.rows.size
         elbo, se = n * float(each.mean()) + rest, n * float(each.std() / np.sqrt(len(each)))
         finite = all(np.isfinite(np.asarray(v)).all() for v in jax.tree_util.tree_leaves(state.parameters))
@@ -180,7 +182,7 @@ class AmortizedVI(Algorithm):
             state.best, state.score, state.since = (state.parameters, state.optimizer_state), elbo, 0
         else:
             state.since += 1
-        if state.since >= self.patience:
+        if state.since >= self.patience and state.since * batches >= _LEAST:
             if self.optimizer is not None or state.cuts == _CUTS:
                 state.status = Status.CONVERGED
             else:
@@ -211,7 +213,7 @@ class AmortizedVI(Algorithm):
         return optax.inject_hyperparams(optax.adam)(learning_rate=_RATE) if self.optimizer is None else self.optimizer
 
     def slope(self, problem: RowWeights, parameters: Any, rows: Any, keys: Any, arguments: Any, n: int) -> Any:
-        """A surrogate per row for n rows, from some of them: to be differentiated; and their bounds ``[b]``.
+        """A surrogate per row for n rows, from some of them: to be differentiated.
 
         Args:
             problem: Rows and network.
@@ -238,7 +240,7 @@ class AmortizedVI(Algorithm):
 
         slopes = jax.vmap(one)(rows, keys)
         rest = problem.rest([r[0] for r in rows], problem.filled(arguments, learned))
-        return slopes.surrogate.mean() + rest / n, slopes.value + rest / n
+        return slopes.surrogate.mean() + rest / n
 
     def _compile(self, state: _State) -> Any:
         problem, optimizer, n = state.problem, self._optimizer(), len(state.training)
@@ -251,18 +253,16 @@ class AmortizedVI(Algorithm):
                 some = [r[batch] for r in rows]
 
                 def loss(p: Any) -> Any:
-                    surrogate, bounds = self.slope(problem, p, some, keys, arguments, n)
-                    return -surrogate, bounds
+                    surrogate = self.slope(problem, p, some, keys, arguments, n)
+                    return -surrogate
 
-                (_, bounds), gradient = jax.value_and_grad(loss, has_aux=True)(parameters)
+                gradient = jax.grad(loss)(parameters)
                 updates, optimizer_state = optimizer.update(gradient, optimizer_state, parameters)
                 moved = jax.tree_util.tree_map(lambda a, u: a + u, parameters, updates)
-                return (moved, optimizer_state), bounds.mean()
+                return (moved, optimizer_state), None
 
-            (parameters, optimizer_state), bounds = jax.lax.scan(
-                one, (parameters, optimizer_state), (index, jax.random.split(key, len(index)))
-            )
-            return parameters, optimizer_state, bounds
+            carried, _ = jax.lax.scan(one, (parameters, optimizer_state), (index, jax.random.split(key, len(index))))
+            return carried
 
         size = self._rows(n)
         index = jnp.zeros((n // size, size), jnp.int32)
