@@ -109,6 +109,11 @@ def calibrate(
             f"{first.name!r} has discrete latents {list(first.discrete)}; ranks are of continuous ones. Write them "
             "summed out: numpyro.distributions.MixtureSameFamily."
         )
+    if first.parameters:
+        raise IncompatibleError(
+            f"{first.name!r} has parameters ({', '.join(first.parameters)}) that every fit would learn anew, so that no "
+            "posterior would be that of the draws. Put numbers in place of numpyro.param, or give them priors."
+        )
     chosen_family, chosen = choose(first, family, algorithm, closed=False)
     if chosen_family is None:
         raise IncompatibleError(f"{chosen.name} is not calibrated yet: leave algorithm out, or name a family.")

@@ -393,7 +393,7 @@ OPTIONS = {
     "algorithm": (
         {"algorithm": "score_regresion"},
         UnknownNameError,
-        r"unknown algorithm 'score_regresion'\. Did you mean 'score_regression'\? Known: conjugate_computation, ",
+        r"unknown algorithm 'score_regresion'\. Did you mean 'score_regression'\? Known: amortized_vi, ",
     ),
     "family class": (
         {"family": lb.families.Dense},

@@ -66,6 +66,11 @@ def test_algorithms_that_do_not_learn(name):
     refused(IncompatibleError, rf"{name} does not learn .* 'factor_model' has some: w", factor_model, algorithm=name)
 
 
+def test_calibration_of_what_is_learned():
+    with pytest.raises(IncompatibleError, match=r"has parameters \(w\) that every fit would learn anew"):
+        lb.calibrate(factor_model, {"x": X}, progress=False)
+
+
 @pytest.mark.parametrize("name", ["forward_kl", "chi_upper_bound", "tail_adaptive"])
 def test_objectives_that_are_no_lower_bound(name):
     refused(IncompatibleError, rf"{name} is no lower bound .*parameters \(w\)", factor_model, objective=name)
