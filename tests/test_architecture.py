@@ -43,6 +43,7 @@ ORDER = (
     "explanation",  # the plan, to a person
     "posterior",  # the answer
     "divergences",  # how far two are apart
+    "projection",  # the answer as a Gaussian
     "storage",  # the answer in a file
     "fitting",  # the loop
     "updating",  # the answer, as data arrive

@@ -116,6 +116,7 @@ def save(posterior: Posterior, path: Any) -> None:
             for s in p._sites.sites.values()
         ],
         "deterministics": {k: list(s) for k, s in p._sites.deterministics.items()},
+        "elsewhere": list(p._sites.elsewhere),
         "observed": list(observed),
     }
     target = Path(os.fspath(path))
@@ -208,6 +209,7 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
     q = _restore(meta["q"], {k[2:]: a for k, a in arrays.items() if k.startswith("q.")})
     trace = Trace(tuple(meta["trace_phase"]), arrays["trace_elbo"], arrays["trace_elbo_se"], arrays["trace_seconds"])
     model_name, family_name, algorithm_name = meta["names"]
+    elsewhere = meta.get("elsewhere", ())
     posterior = Posterior(
         q,
         Status[meta["status"]],
@@ -229,7 +231,7 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         float(meta["effective"]),
         tuple(Correction(*c) for c in meta["corrections"]),
         tuple(Trial(n, r, Estimate(*map(float, g)), bool(k), float(s)) for n, r, g, k, s in meta["trials"]),
-        SiteMap.from_exported(sites, {k: tuple(s) for k, s in meta["deterministics"].items()}, programs),
+        SiteMap.from_exported(sites, {k: tuple(s) for k, s in meta["deterministics"].items()}, programs, elsewhere),
         arrays["pool"],
         arrays["pool_weights"],
         updates=tuple(_updated(u) for u in meta.get("updates", ())),

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -36,23 +35,20 @@ from lowerbound.diagnostics.updates import Update, added, predictive
 from lowerbound.diagnostics.verdict import VerdictStatus
 from lowerbound.errors import DataError, IncompatibleError
 from lowerbound.expectations.factors import random_factors
-from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import FactoredBlock
-from lowerbound.families.stand_in import StandIn, gaussian_kl, gaussian_of, marginal_gaussian, widened
+from lowerbound.families.stand_in import gaussian_kl, widened
 from lowerbound.fitting import check_options, closed_form_posterior, fit, warn_of
 from lowerbound.model.base import Model
-from lowerbound.model.carried import prior_log_density, with_prior
+from lowerbound.model.carried import with_prior
 from lowerbound.model.data import Data
 from lowerbound.model.given import as_model
 from lowerbound.model.log_density import LogDensity
 from lowerbound.model.rows import check_data, count_rows, local_sites
 from lowerbound.posterior import Posterior
-from lowerbound.precision import float64
+from lowerbound.projection import Loss, log_normaliser, loss_of, stand_in
 
-#: Effective draws for each coordinate from which the moments of corrected draws are better than q's.
-_ENOUGH = 20
-#: Draws over which the power prior is normalised.
-_DRAWS = 4096
+#: Nats that the projection may lose: a mean is then wrong by at most sqrt(2 * 0.02) = 0.2 sd.
+_LOST = 0.02
 
 
 class _Options(NamedTuple):
@@ -104,8 +100,8 @@ def update(
     found = _exactly(posterior, bound, shared, float(forget), options)
     if found is None:
         found = _by_projection(posterior, bound, shared, float(forget), options)
-    new, kl, said = found
-    return _with_record(posterior, new, kl, said, count_rows(data), float(forget), rows)
+    new, kl, said, loss = found
+    return _with_record(posterior, new, kl, said, loss, count_rows(data), float(forget), rows)
 
 
 def _source(posterior: Posterior, model: Any) -> Any:
@@ -140,7 +136,7 @@ def _shapes(posterior: Posterior) -> dict[str, tuple[int, ...]]:
 
 def _exactly(
     posterior: Posterior, bound: Model, shared: tuple[str, ...], forget: float, options: _Options
-) -> tuple[Posterior, float, str] | None:
+) -> tuple[Posterior, float, str, Loss] | None:
     """By natural parameters; None where q is not of that kind, was corrected, or another family was asked for."""
     q = posterior.q
     asked = options.family is not None or not (options.algorithm is None or _is_ascent(options.algorithm))
@@ -184,7 +180,12 @@ def _exactly(
     )
     assert isinstance(new.q, FactoredBlock)
     before = [CarriedTerm.of(t.block, n) for t, n in zip(terms, _naturals(q, terms), strict=True)]
-    return new, kl_divergence(before, factored, new.q.naturals), "the natural parameters of q"
+    return (
+        new,
+        kl_divergence(before, factored, new.q.naturals),
+        "the natural parameters of q",
+        Loss(Estimate(0.0, 0.0), Estimate(0.0, 0.0)),
+    )
 
 
 def _naturals(q: FactoredBlock, terms: list[CarriedTerm]) -> list[dict[Any, Any]]:
@@ -206,7 +207,7 @@ def _is_ascent(algorithm: Any) -> bool:
 
 def _by_projection(
     posterior: Posterior, bound: Model, shared: tuple[str, ...], forget: float, options: _Options
-) -> tuple[Posterior, float, str]:
+) -> tuple[Posterior, float, str, Loss]:
     """By a Gaussian on the unconstrained space."""
     if bound.discrete:
         raise IncompatibleError(
@@ -214,10 +215,10 @@ def _by_projection(
             "for what all rows share and one for what they do not. Fit with "
             "algorithm=lb.algorithms.CoordinateAscent(joined=False), and leave family out."
         )
-    before, said = stand_in(posterior, shared)
+    before, said = stand_in(posterior, shared, bound)
     names = [n for n in posterior._sites.sites if n in shared]
     prior = widened(before, forget)
-    constant = 0.0 if forget == 1 else _log_normaliser(bound, names, prior, 1 - forget)
+    constant = 0.0 if forget == 1 else log_normaliser(bound, names, prior, 1 - forget)
 
     def log_prior(z: Mapping[str, Any], u: Mapping[str, Any], own: Any) -> Any:
         at = jnp.concatenate([jnp.ravel(u[n]) for n in names])
@@ -236,66 +237,50 @@ def _by_projection(
         progress=options.progress,
         callback=options.callback,
     )
-    return new, gaussian_kl(stand_in(new, names)[0], before), said
-
-
-def stand_in(posterior: Posterior, names: Sequence[str]) -> tuple[StandIn, str]:
-    """The Gaussian that is carried over of some latents on the unconstrained space, and what it is in words."""
-    sites = posterior._sites.sites
-    places = np.concatenate([np.arange(s.start, s.start + s.size) for n, s in sites.items() if n in names])
-    if posterior.corrected and posterior.effective >= _ENOUGH * len(places):
-        return gaussian_of(posterior._pool[:, places], posterior._pool_weights), "a Gaussian matched to corrected draws"
-    out = marginal_gaussian(posterior.q, places)
-    return out, "a Gaussian with the mean and covariance of q on the unconstrained space"
-
-
-def _log_normaliser(bound: Model, names: Sequence[str], widened: StandIn, power: float) -> float:
-    """log E[p(u)^power] over the widened q, so that its product with p^power is a density."""
-    draws = np.asarray(widened.transform(matched_normals(np.random.default_rng(0), _DRAWS, widened.dimension)))
-
-    def own(x: Any) -> Any:
-        params = {n: jnp.zeros(s.unconstrained_shape) for n, s in bound.sites.items()}
-        start = 0
-        for n in names:
-            s = bound.sites[n]
-            params[n] = x[start : start + s.size].reshape(s.unconstrained_shape)
-            start += s.size
-        return prior_log_density(bound.evaluate(params, bound.arguments, False), names)
-
-    with float64():
-        values = power * np.asarray(jax.jit(lambda rows: jax.lax.map(own, rows))(draws))
-    top = values.max()
-    return float(top + np.log(np.exp(values - top).mean()))
+    kl = gaussian_kl(stand_in(new, names, bound)[0], before)
+    return new, kl, said, loss_of(posterior, before, new, forget=forget)
 
 
 # -- the record ----------------------------------------------------------------------------------------------
 
 
 def _with_record(
-    before: Posterior, new: Posterior, kl: float, said: str, rows: int, forget: float, local: tuple[str, ...]
+    before: Posterior,
+    new: Posterior,
+    kl: float,
+    said: str,
+    loss: Loss,
+    rows: int,
+    forget: float,
+    local: tuple[str, ...],
 ) -> Posterior:
     """The posterior with its record, and a verdict that says what it is relative to."""
-    verdict, old = new.verdict, before.verdict
+    verdict, old, lost = new.verdict, before.verdict, loss.lost
     last = before.updates[-1] if before.updates else None
-    gap = added(last.kl_gap if last else old.kl_gap, verdict.kl_gap)
+    measured = added(last.kl_gap if last else old.kl_gap, verdict.kl_gap)
+    gap = added(measured, lost) if np.isfinite(lost.value) else measured
     evidence = last.log_evidence if last else predictive(before.elbo, before.log_evidence)
-    step = predictive(new.elbo, new.log_evidence)
-    record = Update(rows, forget, said, local, Estimate(kl, 0.0), new.elbo, step, added(evidence, step), gap)
+    step = added(predictive(new.elbo, new.log_evidence), loss.shift)
+    record = Update(rows, forget, said, local, Estimate(kl, 0.0), new.elbo, step, added(evidence, step), lost, gap)
+    unknown = "" if np.isfinite(lost.value) else " beside what the last projection lost, which was not measured"
     relative = (
-        f"relative to the posterior before it ({said}, update {len(before.updates) + 1}"
+        f"relative to the posterior before it (update {len(before.updates) + 1}, prior: {said}"
         + ("" if forget == 1 else f", forget={forget:g}")
-        + f"): the gaps KL(q || p) of all fits so far add up to {gap} nats"
+        + f"): the gaps of all fits and projections so far add up to {gap} nats{unknown}"
     )
     unseen = "errors of earlier posteriors, which are the prior of this one: compare with one fit of all data"
     verdict = dataclasses.replace(
         verdict, reasons=(*verdict.reasons, relative), not_checked=(*verdict.not_checked, unseen)
     )
-    if not old.trusted and verdict.trusted:
-        verdict = dataclasses.replace(
-            verdict,
-            status=VerdictStatus.NOT_TRUSTED,
-            sentence=f"The posterior that was updated was not to be trusted: {old.sentence}",
-            next_step="Fit all data at once, or begin again with a posterior that can be trusted.",
+    fault = ""
+    if not old.trusted:
+        fault = f"The posterior that was updated was not to be trusted: {old.sentence}"
+    elif lost.value - 2 * lost.se > _LOST:
+        fault = (
+            f"The posterior that was updated is no Gaussian: what {said} lost of it moves the new one by {lost} nats."
         )
+    if fault and verdict.trusted:
+        advice = "Fit all data at once, or begin with more rows: a posterior of more data is nearer to a Gaussian."
+        verdict = dataclasses.replace(verdict, status=VerdictStatus.NOT_TRUSTED, sentence=fault, next_step=advice)
         warn_of(verdict)
     return dataclasses.replace(new, verdict=verdict, updates=(*before.updates, record))

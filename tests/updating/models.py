@@ -78,5 +78,5 @@ def conjugate():
         "normal_normal": (location, {"y": rng.normal(2, 1, 24)}),
         "normal_gamma_regression": (regression, {"x": x, "y": x @ [1.0, -2.0] + rng.standard_normal(24)}),
         "dirichlet_categorical": (categories, {"y": rng.integers(0, 3, 24)}),
-        "normal_wishart": (normal_wishart, {"y": rng.standard_normal((24, 2)) + [0.0, 1.0]}),
+        "normal_wishart": (normal_wishart, {"y": rng.normal([0.0, 1.0], 1.0, (24, 2))}),
     }

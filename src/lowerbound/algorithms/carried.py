@@ -27,7 +27,7 @@ from lowerbound.algorithms.marginal import statistics_at
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.axes import Const
 from lowerbound.expectations.factors import Joint
-from lowerbound.expectations.moments import bound_expectation, expectation
+from lowerbound.expectations.moments import Contraction, bound_expectation, expectation
 from lowerbound.families import FactoredBlock
 from lowerbound.families.exponential import ExponentialBlock
 from lowerbound.precision import float64
@@ -35,12 +35,13 @@ from lowerbound.precision import float64
 
 @dataclass(frozen=True, eq=False)
 class CarriedTerm:
-    """E_q[log r] of one block, r a member of its family.
+    """E_q[log r] of one block but for its constant, r a member of its family.
 
     Attributes:
         block: It.
         natural: Natural parameters of r.
-        constant: What is left at zero moments.
+        constant: log r where all statistics are zero; a term of its own, since the update of a block reads the ELBO off
+            terms that are linear in its moments.
     """
 
     block: ExponentialBlock
@@ -49,7 +50,7 @@ class CarriedTerm:
 
     @staticmethod
     def of(block: ExponentialBlock, natural: Mapping[Any, Any]) -> CarriedTerm:
-        """Normalised: at q = r it is -H(r)."""
+        """Normalised: at q = r it is -H(r), with the constant."""
         with float64():
             natural = {k: jnp.asarray(natural[k]) for k in block.keys}
             moments = block.moments(natural)
@@ -67,11 +68,11 @@ class CarriedTerm:
 
     def __call__(self, moments: Mapping[Any, Any]) -> Const:
         inner = [(jnp.asarray(self.natural[k]) * moments[k]).sum() for k in self.block.keys]
-        return Const(sum(inner, jnp.zeros(())) + self.constant, ())
+        return Const(sum(inner, jnp.zeros(())), ())
 
     def log_density(self, values: Mapping[str, Any]) -> Any:
         """log r at values of the block's latents."""
-        return self(statistics_at(self.block, values)).array
+        return self(statistics_at(self.block, values)).array + self.constant
 
 
 def matched(blocks: list[ExponentialBlock], q: FactoredBlock, names: Collection[str]) -> dict[int, Any] | None:
@@ -125,7 +126,8 @@ def carried(
         naturals = _forgotten(_part(full, priors), naturals, forget)
     terms = [CarriedTerm.of(full.blocks[i], n) for i, n in naturals.items()]
     rest = _part(full, [f for f in joint.factors if f.name not in names])
-    return dataclasses.replace(rest, terms=[*rest.terms, *terms], begin=naturals), terms
+    constant = Contraction((Const(np.asarray(sum(t.constant for t in terms)), ()),), (), None, (), ())
+    return dataclasses.replace(rest, terms=[*rest.terms, *terms, constant], begin=naturals), terms
 
 
 def _part(full: Factored, factors: list[Any]) -> Factored:
@@ -161,5 +163,5 @@ def kl_divergence(terms: list[CarriedTerm], factored: Factored, naturals: Sequen
     with float64():
         for t in terms:
             n = {k: jnp.asarray(a) for k, a in naturals[factored.index(t.block.latents[0])].items()}
-            out += -float(t.block.entropy(n)) - float(t(t.block.moments(n)).array)
+            out += -float(t.block.entropy(n)) - float(t(t.block.moments(n)).array) - t.constant
     return max(out, 0.0)

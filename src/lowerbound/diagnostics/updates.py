@@ -21,9 +21,13 @@ class Update(NamedTuple):
         local: Latents that belong to the rows, and were not carried over.
         kl: KL(q_t || q_{t-1}) over the global latents, in nats: how much was learnt.
         elbo: Of this update.
-        log_predictive: log p(x_t | x_<t) of the new rows given all before, in nats.
+        log_predictive: log p(x_t | x_<t) of the new rows given all before, in nats; what the projection lost is
+            weighed in where it was measured.
         log_evidence: log p(x_1, ..., x_t): the first fit's log evidence, and the log predictives since.
-        kl_gap: KL(q || p) of every fit so far, added up: the errors that each carried into the next.
+        lost: KL in nats between this posterior and what it were, had the posterior before been the prior and not the
+            Gaussian that was carried over; 0 where nothing was projected, nan where it was not measured.
+        kl_gap: KL(q || p) of every fit so far and what was lost between them, added up: the errors that each carried
+            into the next.
     """
 
     rows: int
@@ -34,6 +38,7 @@ class Update(NamedTuple):
     elbo: Estimate
     log_predictive: Estimate
     log_evidence: Estimate
+    lost: Estimate
     kl_gap: Estimate
 
 

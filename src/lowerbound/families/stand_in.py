@@ -18,13 +18,17 @@ _DRAWS = 8192
 StandIn = DenseGaussian | DiagonalGaussian
 
 
+def is_gaussian(q: Block) -> bool:
+    """Whether q is a Gaussian, of whatever form."""
+    return all(isinstance(b, GaussianBlock) for b in (q.blocks if isinstance(q, ProductBlock) else (q,)))
+
+
 def marginal_gaussian(q: Block, coordinates: np.ndarray) -> StandIn:
     """N(m, S) with the mean and covariance of q at some coordinates: its marginal, where q is Gaussian.
 
     Cost: a covariance ``[d, d]``, where q is Gaussian; 8,192 draws where it is not.
     """
-    parts = q.blocks if isinstance(q, ProductBlock) else (q,)
-    if all(isinstance(b, GaussianBlock) for b in parts):
+    if is_gaussian(q):
         mean = np.asarray(q.mean)[coordinates]
         if isinstance(q, DiagonalGaussian) or len(coordinates) > _DENSE:
             return DiagonalGaussian(mean, np.sqrt(np.asarray(q.variance())[coordinates]))
