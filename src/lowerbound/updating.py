@@ -45,7 +45,7 @@ from lowerbound.model.given import as_model
 from lowerbound.model.log_density import LogDensity
 from lowerbound.model.rows import check_data, count_rows, local_sites
 from lowerbound.posterior import Posterior
-from lowerbound.projection import Loss, log_normaliser, loss_of, stand_in
+from lowerbound.projection import log_normaliser, loss_of, stand_in
 
 #: Nats that the projection may lose: a mean is then wrong by at most sqrt(2 * 0.02) = 0.2 sd.
 _LOST = 0.02
@@ -100,8 +100,8 @@ def update(
     found = _exactly(posterior, bound, shared, float(forget), options)
     if found is None:
         found = _by_projection(posterior, bound, shared, float(forget), options)
-    new, kl, said, loss = found
-    return _with_record(posterior, new, kl, said, loss, count_rows(data), float(forget), rows)
+    new, kl, said, lost = found
+    return _with_record(posterior, new, kl, said, lost, count_rows(data), float(forget), rows)
 
 
 def _source(posterior: Posterior, model: Any) -> Any:
@@ -136,7 +136,7 @@ def _shapes(posterior: Posterior) -> dict[str, tuple[int, ...]]:
 
 def _exactly(
     posterior: Posterior, bound: Model, shared: tuple[str, ...], forget: float, options: _Options
-) -> tuple[Posterior, float, str, Loss] | None:
+) -> tuple[Posterior, float, str, Estimate] | None:
     """By natural parameters; None where q is not of that kind, was corrected, or another family was asked for."""
     q = posterior.q
     asked = options.family is not None or not (options.algorithm is None or _is_ascent(options.algorithm))
@@ -184,7 +184,7 @@ def _exactly(
         new,
         kl_divergence(before, factored, new.q.naturals),
         "the natural parameters of q",
-        Loss(Estimate(0.0, 0.0), Estimate(0.0, 0.0)),
+        Estimate(0.0, 0.0),
     )
 
 
@@ -207,7 +207,7 @@ def _is_ascent(algorithm: Any) -> bool:
 
 def _by_projection(
     posterior: Posterior, bound: Model, shared: tuple[str, ...], forget: float, options: _Options
-) -> tuple[Posterior, float, str, Loss]:
+) -> tuple[Posterior, float, str, Estimate]:
     """By a Gaussian on the unconstrained space."""
     if bound.discrete:
         raise IncompatibleError(
@@ -249,18 +249,18 @@ def _with_record(
     new: Posterior,
     kl: float,
     said: str,
-    loss: Loss,
+    lost: Estimate,
     rows: int,
     forget: float,
     local: tuple[str, ...],
 ) -> Posterior:
     """The posterior with its record, and a verdict that says what it is relative to."""
-    verdict, old, lost = new.verdict, before.verdict, loss.lost
+    verdict, old = new.verdict, before.verdict
     last = before.updates[-1] if before.updates else None
     measured = added(last.kl_gap if last else old.kl_gap, verdict.kl_gap)
     gap = added(measured, lost) if np.isfinite(lost.value) else measured
     evidence = last.log_evidence if last else predictive(before.elbo, before.log_evidence)
-    step = added(predictive(new.elbo, new.log_evidence), loss.shift)
+    step = predictive(new.elbo, new.log_evidence)
     record = Update(rows, forget, said, local, Estimate(kl, 0.0), new.elbo, step, added(evidence, step), lost, gap)
     unknown = "" if np.isfinite(lost.value) else " beside what the last projection lost, which was not measured"
     relative = (
