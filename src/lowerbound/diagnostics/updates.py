@@ -21,8 +21,8 @@ class Update(NamedTuple):
         local: Latents that belong to the rows, and were not carried over.
         kl: KL(q_t || q_{t-1}) over the global latents, in nats: how much was learnt.
         elbo: Of this update.
-        log_predictive: log p(x_t | x_<t) of the new rows given all before, in nats: exact in conjugate models, else with
-            what is carried over in the place of the posterior before, whose error its standard error does not have.
+        log_predictive: log p(x_t | x_<t) of the new rows given all before, in nats: exact in conjugate models,
+            else with what is carried over in the place of the posterior before, whose error is not in its own.
         log_evidence: log p(x_1, ..., x_t): the first fit's log evidence, and the log predictives since.
         lost: KL in nats between this posterior and what it were, had the posterior before been the prior and not the
             Gaussian that was carried over; 0 where nothing was projected, nan where it was not measured.

@@ -134,9 +134,11 @@ def check_data(model: Model, data: Data, before: Collection[str], *, whole: bool
         return {f.site: f.log_prob for f in found}
 
     with float64():
-        values = {n: jax.ShapeDtypeStruct(s, np.float64) for n, s in shapes_of(model).items()}
+        # The data stand in the latents' place, and the latents in theirs.
+        arrays: Any = abstract(data.arrays)
+        values: Any = {n: jax.ShapeDtypeStruct(s, np.float64) for n, s in shapes_of(model).items()}
         values |= {n: jax.ShapeDtypeStruct(d.shape, np.int64) for n, d in model.discrete.items()}
-        depends = depend_on_latents(factors, abstract(data.arrays), values)  # the data in the latents' place
+        depends = depend_on_latents(factors, arrays, values)
     again = [n for n in observed if not depends[n]]
     if again:
         raise IncompatibleError(
