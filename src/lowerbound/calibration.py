@@ -24,8 +24,8 @@ from lowerbound.algorithms import Algorithm, Status
 from lowerbound.diagnostics.calibration import Calibration
 from lowerbound.errors import DataError, IncompatibleError, ModelError, TrustWarning, unknown_name
 from lowerbound.families import Family, PointMass
-from lowerbound.fitting import check_options as _check_fit_options
 from lowerbound.fitting import as_model, fit
+from lowerbound.fitting import check_options as _check_fit_options
 from lowerbound.kernel import compile_once, lift
 from lowerbound.model.base import Model, label, total
 from lowerbound.model.log_density import LogDensity
