@@ -43,8 +43,10 @@ ORDER = (
     "explanation",  # the plan, to a person
     "posterior",  # the answer
     "divergences",  # how far two are apart
+    "projection",  # the answer as a Gaussian
     "storage",  # the answer in a file
     "fitting",  # the loop
+    "updating",  # the answer, as data arrive
     "calibration",  # many fits of simulated data
     "examples",  # models to try
     "cli",  # the command line
@@ -53,6 +55,7 @@ ORDER = (
 #: Imports inside a function that point the other way, or within a package close a circle. Each has a reason.
 EXCEPTIONS = {
     ("lowerbound.posterior", "lowerbound.storage"): "posterior.save is storage.save(posterior), for the person's sake",
+    ("lowerbound.posterior", "lowerbound.updating"): "posterior.update is updating.update(posterior, ...), likewise",
     ("lowerbound.model.base", "lowerbound.model.numpyro"): "Model.from_numpyro is a way in that makes a Model",
     ("lowerbound.model.base", "lowerbound.model.log_density"): "Model.from_log_density is a way in that makes a Model",
 }

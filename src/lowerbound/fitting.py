@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status
+from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.from_gaussian import FromGaussian
 from lowerbound.algorithms.marginal import marginal
 from lowerbound.algorithms.score_regression import ScoreRegression, other_modes
@@ -114,7 +115,7 @@ def fit(
         'TRUSTED'
     """
     start = time.perf_counter()
-    _check_options(seed, max_steps, num_draws, callback, max_seconds)
+    check_options(seed, max_steps, num_draws, callback, max_seconds)
     deadline = None if max_seconds is None else time.monotonic() + float(max_seconds)
     bound = Waiting("the model", deadline)(lambda: as_model(model, data))
     asked = family is not None or objective is not None
@@ -130,8 +131,8 @@ def fit(
             raise DataError(f"init is {init!r}; needed: a dictionary from names of latents to values.")
         chosen = chosen.started_from(init)
         try:
-            posterior = _closed_form(bound, chosen, seed, num_draws, start, deadline, progress, callback)
-            _warn(posterior.verdict)
+            posterior = closed_form_posterior(bound, chosen, seed, num_draws, start, deadline, progress, callback)
+            warn_of(posterior.verdict)
             return posterior
         except ModelError:
             # No distribution is the optimum. What the posterior lacks is told better by a fit that ends anywhere.
@@ -215,11 +216,11 @@ def fit(
     names = best.family_name, best.algorithm_name
     evaluations, trials = best.kernel.evaluations, tuple(ladder.trials)
     posterior = assemble(bound, best.q, best.status, names, sites, assessment, rows, timings, evaluations, seed, trials)
-    _warn(verdict)
+    warn_of(verdict)
     return posterior
 
 
-def _closed_form(
+def closed_form_posterior(
     model: Model,
     algorithm: ClosedAlgorithm,
     seed: int,
@@ -228,8 +229,10 @@ def _closed_form(
     deadline: float | None,
     progress: bool | None,
     callback: Callable[[Info], object] | None,
+    factored: Factored | None = None,
 ) -> Posterior:
-    """A fit whose expectations are exact: :mod:`lowerbound.closed_form`."""
+    """A fit whose expectations are exact: :mod:`lowerbound.closed_form`; of another exact ELBO than the model's own,
+    where one is given."""
     rows: list[tuple[Info, float]] = []
     with Progress(enabled=progress) as display, host_threads():
         display.update("deriving the updates", None)
@@ -248,6 +251,7 @@ def _closed_form(
             record=record,
             say=lambda phase: display.update(phase, None),
             deadline=deadline,
+            factored=factored,
         )
     total = time.perf_counter() - start
     timings = {**found.seconds, "escalation": 0.0, "total": total}
@@ -269,7 +273,8 @@ def _closed_form(
     )
 
 
-def _warn(verdict: Verdict) -> None:
+def warn_of(verdict: Verdict) -> None:
+    """A warning where the verdict is NOT_TRUSTED."""
     if verdict.status is VerdictStatus.NOT_TRUSTED:
         warnings.warn(f"{verdict.sentence} {verdict.next_step}".strip(), TrustWarning, stacklevel=3)
 
@@ -359,7 +364,13 @@ def assemble(
     )
 
 
-def _check_options(seed: Any, max_steps: Any, num_draws: Any, callback: Any, max_seconds: Any) -> None:
+def check_options(seed: Any, max_steps: Any, num_draws: Any, callback: Any, max_seconds: Any) -> None:
+    """Numbers that are whole, positive, or functions where they have to be.
+
+    Raises:
+        DataError: one is not.
+    """
+
     def whole(value: Any) -> bool:
         return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 

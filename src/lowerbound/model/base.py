@@ -100,6 +100,8 @@ class Evaluation(NamedTuple):
     deterministics: dict[str, Any]
     factors: list[Factor]
     log_det: Any
+    #: log |det| of each site's own transform, where it is not zero.
+    log_dets: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +128,7 @@ class Model:
         summed: The discrete latents that have been summed out, by name.
         plate_sizes: Of every plate, by name.
         plate_axes: Of every latent, which axis of its value runs along which plate.
+        source: What it was made from: the model function, or the log density.
     """
 
     name: str
@@ -143,6 +146,7 @@ class Model:
     summed: Mapping[str, DiscreteSite] = field(default_factory=dict)
     plate_sizes: Mapping[str, int] = field(default_factory=dict)
     plate_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    source: Any = field(default=None, repr=False)
 
     def moved(self, centredness: Mapping[str, Any]) -> Model:
         """The same model with other unconstrained coordinates: see :mod:`lowerbound.model.reparameterization`.

@@ -160,14 +160,15 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         values: dict[str, Any] = {}
         found: dict[str, Any] = {}
         factors: list[Factor] = []
-        log_det = jnp.zeros(())
+        log_det, log_dets = jnp.zeros(()), {}
         for n, site in trace.items():
             if _stands_in(n, trace):
                 site["fn"] = _unmasked(site["fn"])
             if site["type"] == "deterministic":
                 # (handlers.scope puts its prefix before these names too.)
                 if _JACOBIAN in n:
-                    log_det = log_det + jnp.sum(site["value"])
+                    log_dets[n.split(_JACOBIAN)[1]] = jnp.sum(site["value"])
+                    log_det = log_det + log_dets[n.split(_JACOBIAN)[1]]
                 elif _UNCONSTRAINED in n:
                     values[n.split(_UNCONSTRAINED)[1]] = site["value"]
                 else:
@@ -182,7 +183,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                 factors.append(Factor(n, site["fn"], site["value"], site["scale"], log_prob, site["is_observed"]))
                 if n in placed and not constrained:
                     values[n] = site["value"]
-        return Evaluation(values, found, factors, log_det)
+        return Evaluation(values, found, factors, log_det, log_dets)
 
     def movable() -> list[str]:
         """Sites whose location or scale depends on other latents."""
@@ -250,6 +251,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         discrete=discrete,
         plate_sizes=dict(plate_sizes),
         plate_axes={n: dict(a) for n, a in plate_axes.items()},
+        source=model,
     )
     return base
 
