@@ -73,7 +73,7 @@ def ours(target: str, folder: str) -> dict[str, Any]:
 
 def weighted_truth(model: Any, data: Any, posterior: Any) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], str]:
     """Means and sds of a fresh importance sample from q; sites on the real line only."""
-    from lowerbound.diagnostics.pareto import effective_size, smooth
+    from lowerbound.pareto import effective_size, smooth
     from lowerbound.fitting import as_model
     from lowerbound.kernel import Kernel
 

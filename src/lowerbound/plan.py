@@ -8,6 +8,7 @@
 | sinh_arcsinh | up to 300 | from_gaussian |
 | flow | 2 to 2,000 | from_gaussian |
 | point_mass | any | maximum |
+| dense, diagonal, products of them, for `forward_kl` and `chi_upper_bound` | up to 200 | moment_matching |
 | exponential families, derived from the model | any | coordinate_ascent, memoized_vi, stochastic_vi |
 
 With no family given: coordinate ascent where latents are discrete, where one block of q is the posterior itself, and in
@@ -31,6 +32,7 @@ from lowerbound.algorithms import (
     FromGaussian,
     GradientVI,
     Maximum,
+    MomentMatching,
     SampleAverage,
     ScoreRegression,
 )
@@ -52,10 +54,12 @@ from lowerbound.families import (
 )
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model
-from lowerbound.objectives import Objective
+from lowerbound.objectives import Objective, Weighted
 
 #: Dimensions above which an arrow is looked for; up to them a dense Gaussian costs little more than compilation.
 ARROW_FROM = 300
+#: Dimensions up to which moments under importance weights are tried.
+MOMENTS_LIMIT = 200
 #: Work of an arrow's step, relative to a dense one's, below which it takes a dense Gaussian's place.
 _CHEAPER = 0.1
 
@@ -73,7 +77,7 @@ def choose(
     """
     p = model.dimension
     if objective is not None:
-        algorithm = for_objective(objective, algorithm)
+        algorithm = for_objective(objective, algorithm, model=model, family=family)
     chosen = None
     if algorithm is not None:
         chosen = registry.resolve("algorithm", algorithm, registry.ALGORITHMS, Algorithm)
@@ -107,14 +111,24 @@ def choose(
     return family, algorithm
 
 
-def for_objective(objective: Any, algorithm: Any) -> Any:
-    """The algorithm that optimises what was asked for."""
+def for_objective(objective: Any, algorithm: Any, *, model: Model, family: Any) -> Any:
+    """The algorithm that optimises what was asked for, in a family that was asked for (or None).
+
+    For an expectation under the posterior that is its moments, measured, in Gaussian families in which they are the
+    optimum; else gradient steps.
+    """
     if algorithm is not None:
         raise IncompatibleError(
             f"both objective={objective!r} and algorithm={algorithm!r} were given. An algorithm has its own objective: "
             "write algorithm=lb.algorithms.GradientVI(objective=...), or leave algorithm out."
         )
-    return GradientVI(objective=registry.resolve("objective", objective, registry.OBJECTIVES, Objective))
+    chosen = registry.resolve("objective", objective, registry.OBJECTIVES, Objective)
+    if isinstance(chosen, Weighted) and model.dimension <= MOMENTS_LIMIT:
+        found = Dense() if family is None else registry.resolve("family", family, registry.FAMILIES, Family)
+        found = found.bind(model) if isinstance(found, Product) else found
+        if _regressable(found):
+            return MomentMatching(chosen)
+    return GradientVI(objective=chosen)
 
 
 def refine(kernel: Kernel, family: Family, algorithm: Algorithm) -> tuple[Family, Algorithm]:

@@ -30,6 +30,7 @@ ALGORITHMS: dict[str, Callable[[], algorithms.Algorithm]] = {
     "sample_average": algorithms.SampleAverage,
     "from_gaussian": algorithms.FromGaussian,
     "gradient_vi": algorithms.GradientVI,
+    "moment_matching": algorithms.MomentMatching,
     "maximum": algorithms.Maximum,
 }
 OBJECTIVES: dict[str, Callable[[], objectives.Objective]] = {

@@ -8,6 +8,7 @@ from lowerbound.algorithms.from_gaussian import FromGaussian
 from lowerbound.algorithms.gradient_vi import GradientVI
 from lowerbound.algorithms.maximum import Maximum
 from lowerbound.algorithms.memoized_vi import MemoizedVI
+from lowerbound.algorithms.moment_matching import MomentMatching
 from lowerbound.algorithms.sample_average import SampleAverage
 from lowerbound.algorithms.score_regression import ScoreRegression
 from lowerbound.algorithms.shape_ascent import fit_sinh_arcsinh
@@ -23,6 +24,7 @@ __all__ = [
     "Maximum",
     "MemoizedVI",
     "Mode",
+    "MomentMatching",
     "SampleAverage",
     "ScoreRegression",
     "Status",
