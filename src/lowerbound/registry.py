@@ -31,6 +31,7 @@ ALGORITHMS: dict[str, Callable[[], algorithms.Algorithm]] = {
     "from_gaussian": algorithms.FromGaussian,
     "gradient_vi": algorithms.GradientVI,
     "moment_matching": algorithms.MomentMatching,
+    "batch_and_match": algorithms.BatchAndMatch,
     "maximum": algorithms.Maximum,
 }
 OBJECTIVES: dict[str, Callable[[], objectives.Objective]] = {

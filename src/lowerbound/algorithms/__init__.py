@@ -1,6 +1,7 @@
 """argmax: how does q move?"""
 
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status
+from lowerbound.algorithms.batch_and_match import BatchAndMatch
 from lowerbound.algorithms.conjugate_computation import ConjugateComputationVI
 from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
 from lowerbound.algorithms.flow_training import fit_flow, prepare_flow
@@ -16,6 +17,7 @@ from lowerbound.algorithms.stochastic_vi import StochasticVI
 
 __all__ = [
     "Algorithm",
+    "BatchAndMatch",
     "ConjugateComputationVI",
     "CoordinateAscent",
     "FromGaussian",
