@@ -7,6 +7,7 @@
 | low_rank, diagonal | any | sample_average |
 | sinh_arcsinh | up to 300 | from_gaussian |
 | flow | 2 to 2,000 | from_gaussian |
+| particles | up to 1,000 | svgd |
 | point_mass | any | maximum |
 | dense, diagonal, products of them, for `forward_kl` and `chi_upper_bound` | up to 200 | moment_matching |
 | exponential families, derived from the model | any | coordinate_ascent, memoized_vi, stochastic_vi |
@@ -27,6 +28,7 @@ import numpy as np
 
 from lowerbound import registry
 from lowerbound.algorithms import (
+    SVGD,
     Algorithm,
     CoordinateAscent,
     FromGaussian,
@@ -48,6 +50,7 @@ from lowerbound.families import (
     Diagonal,
     Family,
     Flow,
+    Particles,
     PointMass,
     Product,
     SinhArcsinh,
@@ -100,6 +103,8 @@ def choose(
         algorithm = registry.resolve("algorithm", algorithm, registry.ALGORITHMS, Algorithm)
     elif isinstance(family, PointMass):
         algorithm = Maximum()
+    elif isinstance(family, Particles):
+        algorithm = SVGD()
     elif isinstance(family, (Flow, SinhArcsinh)):
         algorithm = FromGaussian()
     else:

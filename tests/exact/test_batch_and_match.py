@@ -68,7 +68,7 @@ def skewed() -> lb.LogDensity:
 
 
 def test_a_skewed_target_has_the_gaussian_of_least_fisher_divergence():
-    """exp(a) ~ Gamma(3): the score is 3 - exp(a), so that under N(m, s) the moments of lognormals give D in closed form.
+    """exp(a) ~ Gamma(3): the score is 3 - exp(a), and under N(m, s) the moments of lognormals give D.
 
     The fixed point is where D's two scores match: E[g] = 0, so exp(m + s/2) = 3, and the variances of s g and of z are
     equal: s var(g) = 1, var(g) = 9 (exp(s) - 1).

@@ -14,8 +14,10 @@ from lowerbound.algorithms.sample_average import SampleAverage
 from lowerbound.algorithms.score_regression import ScoreRegression
 from lowerbound.algorithms.shape_ascent import fit_sinh_arcsinh
 from lowerbound.algorithms.stochastic_vi import StochasticVI
+from lowerbound.algorithms.svgd import SVGD
 
 __all__ = [
+    "SVGD",
     "Algorithm",
     "BatchAndMatch",
     "ConjugateComputationVI",

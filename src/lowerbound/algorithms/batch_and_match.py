@@ -1,13 +1,12 @@
-r"""Batch and match: a Gaussian whose scores match the target's (Cai, Modi, Pillaud-Vivien, Margossian, Gower, Blei & Saul
-2024).
+r"""Batch and match: a Gaussian whose scores match the target's (Cai, Modi, Pillaud-Vivien et al. 2024).
 
 The covariance-weighted Fisher divergence of q = N(mu, S),
 
     D(q, p) = E_q | S^{1/2} (grad log q - grad log p) |^2,
 
-does not change under affine maps and needs no log density, only scores. A step draws a *batch* z_b of q with scores g_b,
-and *matches*: it minimises the batch's estimate of D plus (2 / lambda) KL(q_t || q), in closed form. With batch means
-zb, gb and covariances C, G,
+does not change under affine maps and needs no log density, only scores. A step draws a *batch* z_b of q, with scores
+g_b, and *matches*: it minimises the batch's estimate of D plus (2 / lambda) KL(q_t || q), in closed form. With batch
+means zb, gb and covariances C, G,
 
     U = lambda G + lambda / (1 + lambda) gb gb',      V = S + lambda C + lambda / (1 + lambda) (mu - zb)(mu - zb)',
     S+ = 2 V (I + (I + 4 U V)^{1/2})^{-1},            mu+ = (mu + lambda (S+ gb + zb)) / (1 + lambda).
@@ -96,8 +95,8 @@ class BatchAndMatch(Algorithm):
 
     def rule(self) -> str:
         return (
-            f"the Fisher divergence is below {self.tolerance:g}^2, or has stopped falling and q, averaged over batches, "
-            "is known to 0.002 nats for every ten dimensions"
+            f"the Fisher divergence is below {self.tolerance:g}^2, or has stopped falling and q, averaged over "
+            "batches, is known to 0.002 nats for every ten dimensions"
         )
 
     def check(self, model: Any, family: Family) -> None:
@@ -187,8 +186,8 @@ class BatchAndMatch(Algorithm):
         """The KL, in nats, of the error of the average so far.
 
         To first order in lambda a step is lambda (gb + zb) in the mean and lambda A in the covariance, where
-        A = C + zb zb' - G - gb gb'. At a Gaussian target with covariance I + X, A = 2 X, so that an error of A is one of
-        half its size in the covariance; the steps 1, 1/2, 1/3, ... average them.
+        A = C + zb zb' - G - gb gb'. At a Gaussian target with covariance I + X, A = 2 X: an error of A is one of half
+        its size in the covariance; the steps 1, 1/2, 1/3, ... average them.
         """
         move = g.mean(0) + e.mean(0)
         slope = (e.T @ e - g.T @ g) / len(e)
