@@ -34,6 +34,7 @@ ALGORITHMS: dict[str, Callable[[], algorithms.Algorithm]] = {
     "moment_matching": algorithms.MomentMatching,
     "batch_and_match": algorithms.BatchAndMatch,
     "svgd": algorithms.SVGD,
+    "markovian_score_climbing": algorithms.MarkovianScoreClimbing,
     "maximum": algorithms.Maximum,
 }
 OBJECTIVES: dict[str, Callable[[], objectives.Objective]] = {

@@ -218,7 +218,17 @@ def test_every_option_of_the_command_line_is_on_its_page():
 
 @pytest.mark.parametrize(
     "algorithm",
-    ["ScoreRegression", "SampleAverage", "GradientVI", "FromGaussian", "MomentMatching", "BatchAndMatch", "Maximum"],
+    [
+        "ScoreRegression",
+        "SampleAverage",
+        "GradientVI",
+        "FromGaussian",
+        "MomentMatching",
+        "MarkovianScoreClimbing",
+        "BatchAndMatch",
+        "SVGD",
+        "Maximum",
+    ],
 )
 def test_the_table_of_options_has_each_with_its_default(algorithm):
     cls = getattr(lb.algorithms, algorithm)

@@ -7,6 +7,7 @@ from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
 from lowerbound.algorithms.flow_training import fit_flow, prepare_flow
 from lowerbound.algorithms.from_gaussian import FromGaussian
 from lowerbound.algorithms.gradient_vi import GradientVI
+from lowerbound.algorithms.markovian_score_climbing import MarkovianScoreClimbing
 from lowerbound.algorithms.maximum import Maximum
 from lowerbound.algorithms.memoized_vi import MemoizedVI
 from lowerbound.algorithms.moment_matching import MomentMatching
@@ -25,6 +26,7 @@ __all__ = [
     "FromGaussian",
     "GradientVI",
     "Info",
+    "MarkovianScoreClimbing",
     "Maximum",
     "MemoizedVI",
     "Mode",

@@ -126,12 +126,7 @@ class MomentMatching(Algorithm):
 
     def init(self, seed: int, kernel: Kernel, family: Family) -> _State:
         p = kernel.dimension
-        parts = (
-            zip(family.families, family.indices, strict=True)
-            if isinstance(family, BoundProduct)
-            else [(family, np.arange(p))]
-        )
-        groups = [np.sort(g) for f, i in parts for g in ([i] if isinstance(f, Dense) else list(i[:, None]))]
+        groups = groups_of(family, p)
         draws = max(_FIRST, 64 * int(np.ceil(4 * p / 64)), self.objective.num_samples)
         start = ScoreRegression().init(seed, kernel, Dense())
         return _State(kernel, family, np.random.default_rng([seed, 6]), groups, draws, start)
@@ -140,7 +135,8 @@ class MomentMatching(Algorithm):
         if state.q is None:
             return self._approach(state)
         self._round(state)
-        elbo, se = self._elbo(state)
+        assert state.q is not None
+        elbo, se = elbo_of(state.kernel, as_block(state.q, state.groups), state.rng)
         detail = f"{state.draws} draws, k-hat {state.found.pareto_k:.2f}" if state.found is not None else ""
         return state, Info("matching moments", state.rounds, elbo, se, state.change, state.status, detail)
 
@@ -149,7 +145,7 @@ class MomentMatching(Algorithm):
             if state.fitted is None:
                 return None
             return state.family.build(np.asarray(state.fitted.mean), state.fitted.covariance())  # pyright: ignore
-        return _block(state.q, state.groups)
+        return as_block(state.q, state.groups)
 
     # -- pieces ----------------------------------------------------------------------------------
 
@@ -174,7 +170,7 @@ class MomentMatching(Algorithm):
         """Measure the moments of pi at q, and move q to what they imply."""
         assert state.q is not None and state.pi is not None
         state.rounds += 1
-        n, q = self.objective.power, _block(state.q, state.groups)
+        n, q = self.objective.power, as_block(state.q, state.groups)
         found = measure(state.kernel, state.pi, q, n, state.rng, state.draws, state.groups)
         state.found = found
         most = min(_MOST, _NUMBERS // (2 * state.kernel.dimension) // 64 * 64)
@@ -207,18 +203,25 @@ class MomentMatching(Algorithm):
                 state.status = Status.UNEVEN
             state.draws = min(4 * state.draws, most)
 
-    def _elbo(self, state: _State) -> tuple[float, float]:
-        """Of q, on draws of its own."""
-        assert state.q is not None
-        q = _block(state.q, state.groups)
-        x = q.transform(matched_normals(state.rng, max(256, 2 * q.dimension), q.dimension))
-        value = state.kernel(x)[0] - q.log_prob(x)
-        if not np.isfinite(value).all():
-            return np.nan, np.nan
-        return float(value.mean()), float(value.std() / np.sqrt(len(value)))
+
+def elbo_of(kernel: Kernel, q: Block, rng: np.random.Generator) -> tuple[float, float]:
+    """The ELBO of q with its standard error, on 256 draws of its own (twice the dimensions, if that is more)."""
+    x = q.transform(matched_normals(rng, max(256, 2 * q.dimension), q.dimension))
+    value = kernel(x)[0] - q.log_prob(x)
+    if not np.isfinite(value).all():
+        return np.nan, np.nan
+    return float(value.mean()), float(value.std() / np.sqrt(len(value)))
 
 
-def _block(q: Moments, groups: list[np.ndarray]) -> Block:
+def groups_of(family: Family, p: int) -> list[np.ndarray]:
+    """Coordinates of each block of the covariance, for dense and diagonal families and products of them."""
+    whole = [(family, np.arange(p))]
+    parts = zip(family.families, family.indices, strict=True) if isinstance(family, BoundProduct) else whole
+    return [np.sort(g) for f, i in parts for g in ([i] if isinstance(f, Dense) else list(i[:, None]))]
+
+
+def as_block(q: Moments, groups: list[np.ndarray]) -> Block:
+    """The Gaussian with these moments, its covariance restricted to blocks."""
     if len(groups) == 1:
         return DenseGaussian(q.mean, root(q.covariance))
     if len(groups) == len(q.mean):

@@ -69,17 +69,14 @@ def measure(
     p = kernel.dimension
     factor = np.linalg.cholesky(about.covariance)
     half = draws // 2
-    student = stratified_normals(rng, half, p) * student_scales(rng, half, _DEGREES)[:, None]
+    student = student_about(rng, stratified_normals(rng, half, p))
     e = np.concatenate([matched_normals(rng, half, p), student])
     x = about.mean + e @ factor.T
     value, _ = kernel(x)
     with np.errstate(all="ignore"):
         log_pi = power * value + (1 - power) * q.log_prob(x) if power != 1 else value
-    square = (e**2).sum(1)
-    # g = G / r of the mixture r = (G + t) / 2; the factor |det L| is common to all three.
-    log_g = -0.5 * square - 0.5 * p * np.log(2 * np.pi)
-    log_t = _student(square, p)
-    log_r = np.logaddexp(log_g, log_t) - np.log(2)
+    # g = G / r; the factor |det L| is common to both.
+    log_g, log_r = _normal(e), log_mixture(e)
     log_w = np.where(np.isfinite(log_pi), log_pi - log_r, -np.inf)
     smoothed, k = smooth(log_w)
     if not np.isfinite(log_w).any():
@@ -117,8 +114,18 @@ def _cost(u: np.ndarray, e: np.ndarray, covariance: np.ndarray, factor: np.ndarr
     return float(out / len(u))
 
 
-def _student(square: np.ndarray, p: int) -> np.ndarray:
-    """log density of the standard Student-t in p dimensions, at squared distances."""
-    nu = _DEGREES
+def student_about(rng: np.random.Generator, noise: np.ndarray) -> np.ndarray:
+    """Standard normal rows made Student-t ones."""
+    return noise * student_scales(rng, len(noise), _DEGREES)[:, None]
+
+
+def log_mixture(e: np.ndarray) -> np.ndarray:
+    """log r of the mixture r = (G + t) / 2 of a standard normal and a Student-t, at ``e [m, p]``."""
+    p, nu = e.shape[1], _DEGREES
     constant = gammaln((nu + p) / 2) - gammaln(nu / 2) - 0.5 * p * np.log(nu * np.pi)
-    return constant - 0.5 * (nu + p) * np.log1p(square / nu)
+    student = constant - 0.5 * (nu + p) * np.log1p((e**2).sum(1) / nu)
+    return np.logaddexp(_normal(e), student) - np.log(2)
+
+
+def _normal(e: np.ndarray) -> np.ndarray:
+    return -0.5 * (e**2).sum(1) - 0.5 * e.shape[1] * np.log(2 * np.pi)

@@ -100,6 +100,6 @@ def judge_particles(verdict: Verdict, found: tuple[str, ...], effective: float) 
 
 def _nearest(x: np.ndarray) -> np.ndarray:
     """Distance of each point to the nearest other one."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    return np.asarray(cKDTree(x).query(x, k=2)[0])[:, 1]
+    return np.asarray(KDTree(x).query(x, k=2)[0])[:, 1]
