@@ -24,6 +24,7 @@ ORDER = (
     "threads",  # how many threads linear algebra takes
     "waiting",  # for a call, but not for ever
     "weighted",  # quantiles of weighted draws
+    "pareto",  # what importance weights can bear
     "labels",  # a discrete latent, by the probabilities of its values
     "report",  # what a person looks at: it is handed a posterior, and imports nothing of the library
     "model",  # p(x, z)

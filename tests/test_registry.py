@@ -13,6 +13,7 @@ from lowerbound import algorithms, families, gradients, objectives, registry
 from tests.registry import (
     ALGORITHMS,
     CLOSED,
+    CLOUDS,
     FACTORED,
     FAMILIES,
     GRADIENTS,
@@ -29,14 +30,14 @@ KINDS = {
     "blocks": (
         families,
         families.Block,
-        {type(s.block) for s in FAMILIES + SHAPED + POINTS} | {type(b) for b in MIXTURES + FACTORED},
+        {type(s.block) for s in FAMILIES + SHAPED + POINTS + CLOUDS} | {type(b) for b in MIXTURES + FACTORED},
         None,
         set(),
     ),
     "families": (
         families,
         families.Family,
-        {type(s.family) for s in FAMILIES + SHAPED + POINTS} | {type(f) for f, _ in UNBOUND},
+        {type(s.family) for s in FAMILIES + SHAPED + POINTS + CLOUDS} | {type(f) for f, _ in UNBOUND},
         registry.FAMILIES,
         {families.Product, families.BoundProduct},  # they need sites
     ),

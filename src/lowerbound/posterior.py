@@ -360,6 +360,8 @@ class Posterior:
         wanted = registry.resolve("objective", objective, registry.OBJECTIVES, Objective)
         if self.is_point:
             raise IncompatibleError("a point mass has no log q, and no bound.")
+        if not self.q.has_density:
+            raise IncompatibleError("particles have no log q, and no bound.")
         return objective_value(Kernel(self._sites.model), self.q, wanted, num_draws=num_draws, seed=seed)
 
     def update(

@@ -47,6 +47,7 @@ _BLOCKS: dict[str, type] = {
     "sinh_arcsinh": families.SinhArcsinhBlock,
     "flow": families.FlowBlock,
     "mixture": families.MixtureBlock,
+    "particles": families.ParticleBlock,
     "point": families.Point,
 }
 
