@@ -42,6 +42,14 @@ class Points(NamedTuple):
     log_q_u: np.ndarray
 
 
+def place_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Medians ``[p]`` and scatter ``[p, p]`` of draws ``[n, p]``; tails that may have no variance are drawn in."""
+    x = x[np.isfinite(x).all(1)]
+    low, middle, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0)
+    near = np.clip(x, middle - 3 * (high - low), middle + 3 * (high - low))
+    return middle, np.atleast_2d(np.cov(near.T))
+
+
 class Approximation:
     """A block over the model's unconstrained vector, and probabilities of discrete latents.
 
@@ -65,11 +73,8 @@ class Approximation:
         return self.block.sample(rng, n)
 
     def place(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where v is ``[p]`` and its scatter ``[p, p]``, roughly: tails that may have no variance are drawn in."""
-        v = self.sample(np.random.default_rng(0), _PLACE)
-        low, middle, high = np.quantile(v, [0.25, 0.5, 0.75], axis=0)
-        near = np.clip(v, middle - 3 * (high - low), middle + 3 * (high - low))
-        return middle, np.atleast_2d(np.cov(near.T))
+        """Where v is ``[p]`` and its scatter ``[p, p]``, roughly."""
+        return place_of(self.sample(np.random.default_rng(0), _PLACE))
 
 
 class SiteDistributions(Approximation):

@@ -110,7 +110,7 @@ def of_conjugate(model: Model, factored: Factored, q: Approximation) -> Decompos
 
 
 def _natural(statistics: np.ndarray, log_q: np.ndarray) -> np.ndarray | None:
-    """The coefficients of ``statistics [n, k]`` in ``log_q [n]``, a constant apart; None where it is not affine in them."""
+    """The coefficients of ``statistics [n, k]`` in ``log_q [n]``, a constant apart; None where it is not affine."""
     if not np.isfinite(log_q).all() or not np.isfinite(statistics).all():
         return None
     centre, scale = statistics.mean(0), statistics.std(0)

@@ -47,8 +47,8 @@ def decompose(
             :mod:`lowerbound.families` over the unconstrained vector, a NumPyro distribution of a single latent, or a
             dictionary from sites to distributions on the constrained space; of discrete latents, to probabilities
             ``[*shape, k]``. Discrete latents that q leaves out are summed out of the model.
-        route: How: ``"enumeration"`` where all latents are discrete; ``"conjugate"`` where the posterior is one block of
-            an exponential family and q a member of it; ``"quadrature"`` in up to three unconstrained dimensions;
+        route: How: ``"enumeration"`` where all latents are discrete; ``"conjugate"`` where the posterior is one block
+            of an exponential family and q a member of it; ``"quadrature"`` in up to three unconstrained dimensions;
             ``"sampling"``. None takes the first that serves.
         num_draws: Draws of q for the ELBO, and as many for the KL; ``"sampling"`` alone.
         seed: Of the draws.

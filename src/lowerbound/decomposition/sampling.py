@@ -5,9 +5,9 @@ r"""Any number of dimensions: three estimates from three sets of draws, each wit
     KL         the mean of log q - log p(x, z) over other draws of q, with p(z | x) normalised by importance weights
                of their own
 
-Independent, so that log p(x) - ELBO - KL over the root of the summed squares of their errors is a z-score. It is a check
-of the estimates and not of the identity, which holds: a size beyond 5 says that weights with a heavy tail, or a mode
-that one of the two mixtures has not met, make an error larger than it knows.
+Independent, so that log p(x) - ELBO - KL over the root of the summed squares of their errors is a z-score. It is a
+check of the estimates and not of the identity, which holds: a size beyond 5 says that weights with a heavy tail, or a
+mode that one of the two mixtures has not met, make an error larger than it knows.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from lowerbound.algorithms.base import Mode
 from lowerbound.algorithms.quasi_newton import root
+from lowerbound.decomposition.approximation import place_of
 from lowerbound.decomposition.quadrature import peak
 from lowerbound.decomposition.result import Decomposition
 from lowerbound.decomposition.target import Target
@@ -40,11 +41,10 @@ def by_sampling(target: Target, *, num_draws: int, seed: int) -> Decomposition:
     Cost: 2 ``num_draws`` evaluations, and up to 2 x 6 rounds of 2,048 for the weights.
     """
     rng = [np.random.default_rng([seed, 0xDEC, i]) for i in range(4)]
-    place, spread = target.q.place()
-    middle = target.q.points(target.q.sample(np.random.default_rng([seed, 1]), 512)).u
-    mode, covariance = peak(target, middle.mean(0))
+    middle, spread = place_of(target.q.points(target.q.sample(np.random.default_rng([seed, 1]), 1024)).u)
+    mode, covariance = peak(target, middle)
     fitted = DenseGaussian(mode, root(0.5 * (covariance + covariance.T)))
-    about_q = Mode(middle.mean(0), np.atleast_2d(np.cov(middle.T)) + 1e-12 * np.eye(len(mode)), 0.0)
+    about_q = Mode(middle, spread + 1e-12 * np.eye(len(mode)), 0.0)
     first, second = (weigh(target.kernel, fitted, [about_q], r) for r in rng[:2])
     elbo, kl = _mean(target, rng[2], num_draws, gain=True), _mean(target, rng[3], num_draws, gain=False)
     reasons = [_doubt(w, n) for w, n in ((first, "log p(x)"), (second, "KL(q ‖ p(z | x))"))]

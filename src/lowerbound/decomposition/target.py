@@ -85,11 +85,13 @@ class Target:
                     (constant, found), log_det = self._logits(padded)
                 own = np.asarray(constant)[:k] + np.asarray(log_det)[:k]
                 for n, labels in self.q.labels.items():
-                    l, probabilities = np.asarray(found[n])[:k], labels.probabilities
-                    axes = tuple(range(1, l.ndim))
+                    logits, probabilities = np.asarray(found[n])[:k], labels.probabilities
+                    axes = tuple(range(1, logits.ndim))
                     own = (
-                        own + np.where(probabilities > 0, probabilities * l, 0.0).sum(axes) + entr(probabilities).sum()
+                        own
+                        + np.where(probabilities > 0, probabilities * logits, 0.0).sum(axes)
+                        + entr(probabilities).sum()
                     )
-                    loss[i : i + k] += rel_entr(probabilities, softmax(l, axis=-1)).sum(axes)
+                    loss[i : i + k] += rel_entr(probabilities, softmax(logits, axis=-1)).sum(axes)
                 gain[i : i + k] = own - at.log_q_u[i : i + k]
         return Terms(at.log_q, gain, loss)
