@@ -24,8 +24,8 @@ from lowerbound.labels import Labels
 from lowerbound.model.base import Model
 from lowerbound.precision import float64
 
-#: Draws from which q's place and scale are taken, and rows of a call.
-_PLACE, _ROWS = 2048, 256
+#: Draws from which q's place and scale are taken; rows of a call that evaluates, and of one that draws.
+_PLACE, _ROWS, _DRAWS = 2048, 256, 1024
 
 
 class Points(NamedTuple):
@@ -130,8 +130,11 @@ class SiteDistributions(Approximation):
 
     def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
         with float64():
-            keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), n)
-            return np.asarray(self._draw(keys))
+            parts = []
+            for _ in range(0, n, _DRAWS):  # of one size: a rejection sampler takes seconds to compile
+                keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), _DRAWS)
+                parts.append(np.asarray(self._draw(keys)))
+        return np.concatenate(parts)[:n]
 
 
 def read(model: Model, q: Any) -> Approximation:
@@ -266,10 +269,10 @@ def _said(support: Any) -> str:
 
 def _wider(own: Any, site: Any) -> bool:
     """Whether a support reaches beyond another, of those between two numbers."""
-    bounds = [_bounds(_base(own)), _bounds(_base(site))]
-    if bounds[0] is None or bounds[1] is None:
+    mine, needed = _bounds(_base(own)), _bounds(_base(site))
+    if mine is None or needed is None:
         return False
-    (a, b), (c, d) = bounds
+    (a, b), (c, d) = mine, needed
     return bool((np.asarray(a) < np.asarray(c)).any() or (np.asarray(b) > np.asarray(d)).any())
 
 

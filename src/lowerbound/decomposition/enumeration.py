@@ -20,7 +20,7 @@ from scipy.special import entr, kl_div, logsumexp
 
 from lowerbound.decomposition.result import Decomposition
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.errors import IncompatibleError
+from lowerbound.errors import DataError, IncompatibleError
 from lowerbound.labels import Labels
 from lowerbound.model.base import Model, total
 from lowerbound.precision import float64
@@ -76,6 +76,11 @@ def enumerate_states(model: Model, labels: Mapping[str, Labels]) -> Decompositio
             padded = np.concatenate([block, np.repeat(block[-1:], rows - len(block), 0)])
             parts.append(np.asarray(program(padded, list(model.arguments)))[: len(block)])
     log_p = np.concatenate(parts)
+    if not np.isfinite(log_p.max()):  # nan passes through max
+        raise DataError(
+            f"every joint state of the discrete latents of {model.name!r} has log p(x, z) = -inf, or one is not a "
+            "number: the model gives these data no probability. Check the data against the supports, and the factors."
+        )
     flat = {n: labels[n].probabilities.reshape(-1, len(site.values)) for n, site in model.discrete.items()}
     q = np.ones(len(states))
     for n in model.discrete:

@@ -152,7 +152,7 @@ def by_quadrature(target: Target) -> Decomposition | None:
     """
     p = target.kernel.dimension
     place, spread = target.q.place()
-    q_box = box(lambda v: target.q.points(v).log_q, place, spread)
+    q_box = box(lambda v: _height(target, v), place, spread)
     start = target.q.points(place[None]).u[0]
     p_box = box(target.log_p, *peak(target, np.where(np.isfinite(start), start, 0.0)))
     before: list[float] | None = None
@@ -185,6 +185,13 @@ def by_quadrature(target: Target) -> Decomposition | None:
             "quadrature of q log(q / p(z | x)), on other nodes, with p(z | x) normalised there",
         ),
     )
+
+
+def _height(target: Target, v: np.ndarray) -> np.ndarray:
+    """log of q times what is averaged under it, which may grow as fast as q dies away."""
+    t = target.terms(v)
+    size = np.log1p(np.abs(t.gain) + np.abs(t.loss))
+    return t.log_q + np.where(np.isfinite(size), size, 0.0)
 
 
 def _log_integral(target: Target, where: Stretch, n: int, offset: float) -> float:

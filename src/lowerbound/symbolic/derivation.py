@@ -4,6 +4,10 @@ A line has its LaTeX, and each of its sides a way to its number that the other d
 integral, one integral against another.
 """
 
+# SymPy annotates its functions more narrowly than what they take and give.
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

@@ -4,6 +4,10 @@ Parameters may be numbers, SymPy expressions, or names, from which symbols are m
 numbers serve.
 """
 
+# SymPy annotates its functions more narrowly than what they take and give.
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod

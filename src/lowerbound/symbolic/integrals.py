@@ -5,6 +5,10 @@ a joint density whose log is affine in the sufficient statistics of a Normal, a 
 SymPy's own integration is asked where no rule is found, and may take for ever: it is interrupted.
 """
 
+# SymPy annotates its functions more narrowly than what they take and give.
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 import signal

@@ -1,5 +1,9 @@
 """p(x, z) in symbols: one latent, and observations given it; log p(x) and p(z | x) where they are known."""
 
+# SymPy annotates its functions more narrowly than what they take and give.
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,9 @@
 """Sides of a line at numbers for the symbols: closed forms evaluated, integrals by quadrature, to 20 digits."""
 
+# SymPy annotates its functions more narrowly than what they take and give.
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportCallIssue=false, reportArgumentType=false
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
