@@ -20,6 +20,7 @@ ROOT = Path(lowerbound.__file__).parent
 #: A part may import those above it, never those below. The reading order of the library.
 ORDER = (
     "errors",  # what can go wrong, in words
+    "symbolic",  # the identity written out
     "precision",  # float64 inside
     "threads",  # how many threads linear algebra takes
     "waiting",  # for a call, but not for ever
@@ -45,6 +46,7 @@ ORDER = (
     "posterior",  # the answer
     "divergences",  # how far two are apart
     "projection",  # the answer as a Gaussian
+    "decomposition",  # log p(x) = ELBO + KL, each by itself
     "storage",  # the answer in a file
     "fitting",  # the loop
     "updating",  # the answer, as data arrive
