@@ -104,6 +104,8 @@ MIXTURES = [
 ]
 #: Families without a density: the laws that need one do not apply.
 POINTS = [Subject("point mass", families.PointMass(), families.Point(np.array([1.0, -2.0, 3.0])))]
+#: ... nor to these, which are many points.
+CLOUDS = [Subject("particles", families.Particles(7), families.ParticleBlock(_rng.standard_normal((7, 3))))]
 #: Products of exponential families on the constrained space: of a gamma, a Gaussian vector and a simplex.
 _blocks = [
     PowerGammaBlock("t", (2,), 1.0, "log t", "t"),
@@ -177,6 +179,11 @@ ALGORITHMS = [
     Fitter("sample average, product", algorithms.SampleAverage, _product),
     Fitter("gradient VI, dense", lambda: algorithms.GradientVI(max_steps=2_000), families.Dense),
     Fitter("gradient VI, low rank", lambda: algorithms.GradientVI(max_steps=2_000), lambda: families.LowRank(2)),
+    Fitter("moment matching, dense", algorithms.MomentMatching, families.Dense),
+    Fitter("moment matching, product", algorithms.MomentMatching, _product),
+    Fitter("Markovian score climbing, product", algorithms.MarkovianScoreClimbing, _product),
+    Fitter("batch and match, dense", algorithms.BatchAndMatch, families.Dense),
+    Fitter("SVGD, particles", algorithms.SVGD, families.Particles),
     Fitter("from a Gaussian, sinh-arcsinh", algorithms.FromGaussian, families.SinhArcsinh),
     Fitter("from a Gaussian, flow", algorithms.FromGaussian, lambda: families.Flow(layers=4, width=16)),
     Fitter("maximum, point mass", algorithms.Maximum, families.PointMass),
@@ -186,6 +193,17 @@ REFUSED: list[tuple[Callable[[], algorithms.Algorithm], Callable[[], families.Fa
     (algorithms.ScoreRegression, lambda: families.LowRank(2)),
     (algorithms.ScoreRegression, families.PointMass),
     (algorithms.GradientVI, families.Arrow),
+    *((a, families.Particles) for a in (algorithms.ScoreRegression, algorithms.SampleAverage, algorithms.GradientVI)),
+    (algorithms.Maximum, families.Particles),
+    (algorithms.SVGD, families.PointMass),
+    (algorithms.SVGD, families.Dense),
+    (algorithms.BatchAndMatch, families.PointMass),
+    (algorithms.BatchAndMatch, families.Diagonal),
+    (algorithms.MomentMatching, families.PointMass),
+    (algorithms.MarkovianScoreClimbing, families.PointMass),
+    (algorithms.MarkovianScoreClimbing, families.Particles),
+    (algorithms.MomentMatching, families.Arrow),
+    (algorithms.MomentMatching, lambda: families.LowRank(2)),
     (algorithms.Maximum, families.Arrow),
     (algorithms.SampleAverage, families.PointMass),
     (algorithms.GradientVI, families.PointMass),

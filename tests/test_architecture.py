@@ -20,10 +20,12 @@ ROOT = Path(lowerbound.__file__).parent
 #: A part may import those above it, never those below. The reading order of the library.
 ORDER = (
     "errors",  # what can go wrong, in words
+    "symbolic",  # the identity written out
     "precision",  # float64 inside
     "threads",  # how many threads linear algebra takes
     "waiting",  # for a call, but not for ever
     "weighted",  # quantiles of weighted draws
+    "pareto",  # what importance weights can bear
     "labels",  # a discrete latent, by the probabilities of its values
     "report",  # what a person looks at: it is handed a posterior, and imports nothing of the library
     "model",  # p(x, z)
@@ -45,8 +47,11 @@ ORDER = (
     "posterior",  # the answer
     "divergences",  # how far two are apart
     "assembly",  # the answer from what a fit has found
+    "projection",  # the answer as a Gaussian
+    "decomposition",  # log p(x) = ELBO + KL, each by itself
     "storage",  # the answer in a file
     "fitting",  # the loop
+    "updating",  # the answer, as data arrive
     "calibration",  # many fits of simulated data
     "examples",  # models to try
     "cli",  # the command line
@@ -55,6 +60,7 @@ ORDER = (
 #: Imports inside a function that point the other way, or within a package close a circle. Each has a reason.
 EXCEPTIONS = {
     ("lowerbound.posterior", "lowerbound.storage"): "posterior.save is storage.save(posterior), for the person's sake",
+    ("lowerbound.posterior", "lowerbound.updating"): "posterior.update is updating.update(posterior, ...), likewise",
     ("lowerbound.model.base", "lowerbound.model.numpyro"): "Model.from_numpyro is a way in that makes a Model",
     ("lowerbound.model.base", "lowerbound.model.log_density"): "Model.from_log_density is a way in that makes a Model",
 }

@@ -14,6 +14,7 @@ from tests.registry import (
     ALGORITHMS,
     AMORTIZED,
     CLOSED,
+    CLOUDS,
     FACTORED,
     FAMILIES,
     GRADIENTS,
@@ -30,14 +31,14 @@ KINDS = {
     "blocks": (
         families,
         families.Block,
-        {type(s.block) for s in FAMILIES + SHAPED + POINTS} | {type(b) for b in MIXTURES + FACTORED},
+        {type(s.block) for s in FAMILIES + SHAPED + POINTS + CLOUDS} | {type(b) for b in MIXTURES + FACTORED},
         None,
         set(),
     ),
     "families": (
         families,
         families.Family,
-        {type(s.family) for s in FAMILIES + SHAPED + POINTS} | {type(f) for f, _ in UNBOUND},
+        {type(s.family) for s in FAMILIES + SHAPED + POINTS + CLOUDS} | {type(f) for f, _ in UNBOUND},
         registry.FAMILIES,
         {families.Product, families.BoundProduct},  # they need sites
     ),

@@ -21,12 +21,14 @@ _WHERE = {
     "fit": "lowerbound.fitting",
     "explain": "lowerbound.explanation",
     "calibrate": "lowerbound.calibration",
+    "decompose": "lowerbound.decomposition",
     "load": "lowerbound.storage",
     "LogDensity": "lowerbound.model.log_density",
     "Site": "lowerbound.model.base",
     "Model": "lowerbound.model.base",
     "Posterior": "lowerbound.posterior",
     "Calibration": "lowerbound.diagnostics.calibration",
+    "Decomposition": "lowerbound.decomposition",
     "Explanation": "lowerbound.explanation",
     "Estimate": "lowerbound.diagnostics.estimate",
     "Status": "lowerbound.algorithms.base",
@@ -44,6 +46,7 @@ _MODULES = (
     "gradients",
     "model",
     "objectives",
+    "symbolic",
 )
 
 if TYPE_CHECKING:
@@ -57,8 +60,11 @@ if TYPE_CHECKING:
     from lowerbound import gradients as gradients
     from lowerbound import model as model
     from lowerbound import objectives as objectives
+    from lowerbound import symbolic as symbolic
     from lowerbound.algorithms.base import Status as Status
     from lowerbound.calibration import calibrate as calibrate
+    from lowerbound.decomposition import Decomposition as Decomposition
+    from lowerbound.decomposition import decompose as decompose
     from lowerbound.diagnostics.calibration import Calibration as Calibration
     from lowerbound.diagnostics.estimate import Estimate as Estimate
     from lowerbound.diagnostics.verdict import Verdict as Verdict

@@ -26,7 +26,7 @@ from lowerbound.errors import DataError, IncompatibleError, NotFiniteError
 from lowerbound.families import DiagonalGaussian
 from lowerbound.families.amortized import Amortized
 from lowerbound.model.base import Model
-from lowerbound.model.rows import RowModel
+from lowerbound.model.by_row import RowModel
 from lowerbound.objectives import Objective
 from lowerbound.precision import float32, float64
 

@@ -24,8 +24,8 @@ from lowerbound.algorithms import Algorithm, Status
 from lowerbound.diagnostics.calibration import Calibration
 from lowerbound.errors import DataError, IncompatibleError, ModelError, TrustWarning, unknown_name
 from lowerbound.families import Family, PointMass
-from lowerbound.fitting import _check_options as _check_fit_options
 from lowerbound.fitting import as_model, fit
+from lowerbound.fitting import check_options as _check_fit_options
 from lowerbound.kernel import compile_once, lift
 from lowerbound.model.base import Model, label, total
 from lowerbound.model.log_density import LogDensity
@@ -99,7 +99,7 @@ def calibrate(
     Bayesian computation: the choice of test quantities shapes sensitivity, for the log likelihood.
     """
     start = time.perf_counter()
-    _check_options(num_datasets, num_ranked, source, alpha)
+    check_options(num_datasets, num_ranked, source, alpha)
     _check_fit_options(seed, max_steps, num_draws, None, None)
     draw = _simulator(model, data, simulate)
     latents, values = draw(np.random.default_rng([seed, 0]))
@@ -111,8 +111,8 @@ def calibrate(
         )
     if first.parameters:
         raise IncompatibleError(
-            f"{first.name!r} has parameters ({', '.join(first.parameters)}) that every fit would learn anew, so that no "
-            "posterior would be that of the draws. Put numbers in place of numpyro.param, or give them priors."
+            f"{first.name!r} has parameters ({', '.join(first.parameters)}) that every fit would learn anew, so that "
+            "no posterior would be that of the draws. Put numbers in place of numpyro.param, or give them priors."
         )
     chosen_family, chosen = choose(first, family, algorithm, closed=False)
     if chosen_family is None:
@@ -277,7 +277,7 @@ def _check_latents(model: Model, latents: Mapping[str, Any]) -> None:
             raise DataError(f"simulate gave {n!r} of shape {np.shape(latents[n])}; needed: {s.shape}.")
 
 
-def _check_options(num_datasets: Any, num_ranked: Any, source: Any, alpha: Any) -> None:
+def check_options(num_datasets: Any, num_ranked: Any, source: Any, alpha: Any) -> None:
     for name, value, least in (("num_datasets", num_datasets, 1), ("num_ranked", num_ranked, 7)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise DataError(f"{name} is {value!r}; needed: a whole number, at least {least}.")

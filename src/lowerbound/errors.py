@@ -49,6 +49,10 @@ class FileFormatError(LowerboundError, ValueError):
     """A file that is not a saved posterior, or one from a newer version."""
 
 
+class DerivationError(LowerboundError, ArithmeticError):
+    """A line of a derivation whose two sides differ."""
+
+
 class TrustWarning(UserWarning):
     """Given with a posterior whose verdict is NOT_TRUSTED."""
 

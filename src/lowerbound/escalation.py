@@ -279,7 +279,7 @@ class Escalation:
 
     def _attempt(self, kernel: Kernel, moved: tuple[str, ...]) -> Attempt | None:
         q, status, modes, missing = self.run(kernel)
-        if q.noise_dimension == 0 or status in (Status.INTERRUPTED, Status.OUT_OF_TIME):
+        if not q.has_density or status in (Status.INTERRUPTED, Status.OUT_OF_TIME):
             return None
         weighed = weigh_up(kernel, q, status, self.algorithm.rule(), modes, missing, self.seed, self.num_draws)
         return Attempt(kernel, self.family.name, self.algorithm.name, status, weighed, moved)
@@ -300,7 +300,7 @@ class Escalation:
         return (
             self.enabled
             and attempt.status not in (Status.INTERRUPTED, Status.OUT_OF_TIME)
-            and attempt.q.noise_dimension > 0
+            and attempt.q.has_density
             and not attempt.kernel.late
         )
 

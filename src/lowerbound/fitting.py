@@ -12,6 +12,7 @@ import numpy as np
 
 from lowerbound.algorithms.amortized_vi import AmortizedVI
 from lowerbound.algorithms.base import Algorithm, Info, Status
+from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.from_gaussian import FromGaussian
 from lowerbound.algorithms.marginal import marginal
 from lowerbound.algorithms.score_regression import ScoreRegression, other_modes
@@ -116,13 +117,13 @@ def fit(
         'TRUSTED'
     """
     start = time.perf_counter()
-    _check_options(seed, max_steps, num_draws, callback, max_seconds)
+    check_options(seed, max_steps, num_draws, callback, max_seconds)
     deadline = None if max_seconds is None else time.monotonic() + float(max_seconds)
     bound = Waiting("the model", deadline)(lambda: as_model(model, data))
     if isinstance(family, Amortized):
         options = seed, max_steps, start, deadline, progress, callback
         posterior = _amortized(bound, family, amortized_algorithm(algorithm, objective), *options)
-        _warn(posterior.verdict)
+        warn_of(posterior.verdict)
         return posterior
     asked = family is not None or objective is not None
     if bound.discrete and (asked or (algorithm is not None and not is_closed(algorithm))):
@@ -137,8 +138,8 @@ def fit(
             raise DataError(f"init is {init!r}; needed: a dictionary from names of latents to values.")
         chosen = chosen.started_from(init)
         try:
-            posterior = _closed_form(bound, chosen, seed, num_draws, start, deadline, progress, callback)
-            _warn(posterior.verdict)
+            posterior = closed_form_posterior(bound, chosen, seed, num_draws, start, deadline, progress, callback)
+            warn_of(posterior.verdict)
             return posterior
         except ModelError:
             # No distribution is the optimum. What the posterior lacks is told better by a fit that ends anywhere.
@@ -240,11 +241,11 @@ def fit(
     evaluations, trials = best.kernel.evaluations, tuple(ladder.trials)
     posterior = assemble(bound, best.q, best.status, names, sites, assessment, rows, timings, evaluations, seed, trials)
     posterior = dataclasses.replace(posterior, parameters=learned) if learned else posterior
-    _warn(verdict)
+    warn_of(verdict)
     return posterior
 
 
-def _closed_form(
+def closed_form_posterior(
     model: Model,
     algorithm: ClosedAlgorithm,
     seed: int,
@@ -253,8 +254,10 @@ def _closed_form(
     deadline: float | None,
     progress: bool | None,
     callback: Callable[[Info], object] | None,
+    factored: Factored | None = None,
 ) -> Posterior:
-    """A fit whose expectations are exact: :mod:`lowerbound.closed_form`."""
+    """A fit whose expectations are exact: :mod:`lowerbound.closed_form`; of another exact ELBO than the model's own,
+    where one is given."""
     rows: list[tuple[Info, float]] = []
     with Progress(enabled=progress) as display, host_threads():
         display.update("deriving the updates", None)
@@ -273,6 +276,7 @@ def _closed_form(
             record=record,
             say=lambda phase: display.update(phase, None),
             deadline=deadline,
+            factored=factored,
         )
     total = time.perf_counter() - start
     timings = {**found.seconds, "escalation": 0.0, "total": total}
@@ -332,7 +336,8 @@ def _amortized(
     return dataclasses.replace(posterior, parameters=found.parameters, encoder=found.encoder)
 
 
-def _warn(verdict: Verdict) -> None:
+def warn_of(verdict: Verdict) -> None:
+    """A warning where the verdict is NOT_TRUSTED."""
     if verdict.status is VerdictStatus.NOT_TRUSTED:
         warnings.warn(f"{verdict.sentence} {verdict.next_step}".strip(), TrustWarning, stacklevel=3)
 
@@ -373,7 +378,13 @@ def run(
     return q, status, algorithm.modes(state), algorithm.missing_modes(state)
 
 
-def _check_options(seed: Any, max_steps: Any, num_draws: Any, callback: Any, max_seconds: Any) -> None:
+def check_options(seed: Any, max_steps: Any, num_draws: Any, callback: Any, max_seconds: Any) -> None:
+    """Numbers that are whole, positive, or functions where they have to be.
+
+    Raises:
+        DataError: one is not.
+    """
+
     def whole(value: Any) -> bool:
         return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 

@@ -7,7 +7,9 @@
 | low_rank, diagonal | any | sample_average |
 | sinh_arcsinh | up to 300 | from_gaussian |
 | flow | 2 to 2,000 | from_gaussian |
+| particles | up to 1,000 | svgd |
 | point_mass | any | maximum |
+| dense, diagonal, products of them, for `forward_kl` and `chi_upper_bound` | up to 200 | moment_matching |
 | exponential families, derived from the model | any | coordinate_ascent, memoized_vi, stochastic_vi |
 
 Where the model has parameters to be learned (``numpyro.param``), gradient_vi finds them, with a dense q up to 100
@@ -29,11 +31,13 @@ import numpy as np
 
 from lowerbound import registry
 from lowerbound.algorithms import (
+    SVGD,
     Algorithm,
     CoordinateAscent,
     FromGaussian,
     GradientVI,
     Maximum,
+    MomentMatching,
     SampleAverage,
     ScoreRegression,
 )
@@ -49,16 +53,19 @@ from lowerbound.families import (
     Diagonal,
     Family,
     Flow,
+    Particles,
     PointMass,
     Product,
     SinhArcsinh,
 )
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model
-from lowerbound.objectives import Objective
+from lowerbound.objectives import Objective, Weighted
 
 #: Dimensions above which an arrow is looked for; up to them a dense Gaussian costs little more than compilation.
 ARROW_FROM = 300
+#: Dimensions up to which moments under importance weights are tried.
+MOMENTS_LIMIT = 200
 #: Work of an arrow's step, relative to a dense one's, below which it takes a dense Gaussian's place.
 _CHEAPER = 0.1
 #: Dimensions up to which q is dense while parameters of the model are learned.
@@ -78,7 +85,7 @@ def choose(
     """
     p = model.dimension
     if objective is not None:
-        algorithm = for_objective(objective, algorithm)
+        algorithm = for_objective(objective, algorithm, model=model, family=family)
     if model.parameters:
         return _learner(model, family, algorithm)
     chosen = None
@@ -103,6 +110,8 @@ def choose(
         algorithm = registry.resolve("algorithm", algorithm, registry.ALGORITHMS, Algorithm)
     elif isinstance(family, PointMass):
         algorithm = Maximum()
+    elif isinstance(family, Particles):
+        algorithm = SVGD()
     elif isinstance(family, (Flow, SinhArcsinh)):
         algorithm = FromGaussian()
     else:
@@ -141,14 +150,24 @@ def _while_learning(model: Model) -> Family:
     return Dense() if model.dimension <= _DENSE_WHILE_LEARNING else Diagonal()
 
 
-def for_objective(objective: Any, algorithm: Any) -> Any:
-    """The algorithm that optimises what was asked for."""
+def for_objective(objective: Any, algorithm: Any, *, model: Model, family: Any) -> Any:
+    """The algorithm that optimises what was asked for, in a family that was asked for (or None).
+
+    For an expectation under the posterior that is its moments, measured, in Gaussian families in which they are the
+    optimum; else gradient steps.
+    """
     if algorithm is not None:
         raise IncompatibleError(
             f"both objective={objective!r} and algorithm={algorithm!r} were given. An algorithm has its own objective: "
             "write algorithm=lb.algorithms.GradientVI(objective=...), or leave algorithm out."
         )
-    return GradientVI(objective=registry.resolve("objective", objective, registry.OBJECTIVES, Objective))
+    chosen = registry.resolve("objective", objective, registry.OBJECTIVES, Objective)
+    if isinstance(chosen, Weighted) and model.dimension <= MOMENTS_LIMIT and not model.parameters:
+        found = Dense() if family is None else registry.resolve("family", family, registry.FAMILIES, Family)
+        found = found.bind(model) if isinstance(found, Product) else found
+        if _regressable(found):
+            return MomentMatching(chosen)
+    return GradientVI(objective=chosen)
 
 
 def refine(kernel: Kernel, family: Family, algorithm: Algorithm) -> tuple[Family, Algorithm]:

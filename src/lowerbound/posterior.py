@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +12,7 @@ from lowerbound.algorithms.base import Status
 from lowerbound.diagnostics.assessment import Correction
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.evidence import Evidence
+from lowerbound.diagnostics.updates import Update
 from lowerbound.diagnostics.verdict import Verdict
 from lowerbound.errors import DataError, IncompatibleError, unknown_name
 from lowerbound.escalation import Trial
@@ -81,6 +82,7 @@ class Posterior:
         parameters: What the model itself has learned (``numpyro.param``), by name: point estimates.
         encoder: Of an amortized q: what answers other rows. None for any other.
         corrections: What was done to the draws that are returned, in order; empty where they are q's.
+        updates: What each :meth:`update` was, in order.
     """
 
     q: Block
@@ -109,6 +111,7 @@ class Posterior:
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
     parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
     encoder: Encoder | None = field(default=None, repr=False)
+    updates: tuple[Update, ...] = ()
 
     @property
     def elbo(self) -> Estimate:
@@ -365,7 +368,69 @@ class Posterior:
             return self.encoder.bound(wanted, num_draws=rows, seed=seed)
         if self.is_point:
             raise IncompatibleError("a point mass has no log q, and no bound.")
+        if not self.q.has_density:
+            raise IncompatibleError("particles have no log q, and no bound.")
         return objective_value(Kernel(self._sites.model), self.q, wanted, num_draws=num_draws, seed=seed)
+
+    def update(
+        self,
+        new_data: Mapping[str, Any],
+        *,
+        forget: float = 1.0,
+        model: Any = None,
+        local: Sequence[str] | None = None,
+        family: Any = None,
+        algorithm: Any = None,
+        seed: int = 0,
+        max_steps: int | None = None,
+        num_draws: int | None = None,
+        escalate: bool | None = None,
+        max_seconds: float | None = None,
+        progress: bool | None = None,
+        callback: Callable[[Any], object] | None = None,
+    ) -> Posterior:
+        """The posterior with new data, this one in the place of the prior: see :mod:`lowerbound.updating`.
+
+        Exact in conjugate models (natural parameters add), else by projection onto a Gaussian. Latents that belong to
+        rows are new ones; those that all rows share are carried over.
+
+        Args:
+            new_data: The new rows alone, with the names that the data had before.
+            forget: The forgetting factor f above 0 and up to 1: the next prior is prior^(1-f) q^f.
+            model: The model, where this posterior is from a file.
+            local: Latents that belong to rows; None finds them by giving the model every row twice.
+            family, algorithm, seed, max_steps, num_draws, escalate, max_seconds, progress, callback: Of the fit, as
+                :func:`lowerbound.fit` has them.
+
+        Returns:
+            A posterior whose :attr:`updates` has one record more, and whose verdict is relative to this one. Its
+            ``elbo``, ``log_evidence`` and ``evidence`` are those of the new rows given all before.
+
+        Raises:
+            DataError: other names, no rows, what is not finite, or a ``forget`` outside of (0, 1].
+            IncompatibleError: other latents or shapes, a latent whose shape changes without a plate, a factor that is
+                no prior and does not depend on the data, a log density, or a posterior from a file without its model.
+
+        Cost: that of a fit of the new rows; in all the rows are read once.
+        """
+        from lowerbound.updating import update
+
+        return update(
+            self,
+            new_data,
+            forget=forget,
+            model=model,
+            local=local,
+            family=family,
+            algorithm=algorithm,
+            seed=seed,
+            max_steps=max_steps,
+            num_draws=num_draws,
+            escalate=escalate,
+            max_seconds=max_seconds,
+            progress=progress,
+            callback=callback,
+        )
 
     def to_arviz(self, n: int = 4000, *, seed: int = 0) -> Any:
         """An ArviZ object with one chain of draws, the observed data, and the verdict as attributes.

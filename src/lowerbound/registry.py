@@ -19,6 +19,7 @@ FAMILIES: dict[str, Callable[[], families.Family]] = {
     "low_rank": families.LowRank,
     "sinh_arcsinh": families.SinhArcsinh,
     "flow": families.Flow,
+    "particles": families.Particles,
     "point_mass": families.PointMass,
 }
 ALGORITHMS: dict[str, Callable[[], algorithms.Algorithm]] = {
@@ -30,6 +31,10 @@ ALGORITHMS: dict[str, Callable[[], algorithms.Algorithm]] = {
     "sample_average": algorithms.SampleAverage,
     "from_gaussian": algorithms.FromGaussian,
     "gradient_vi": algorithms.GradientVI,
+    "moment_matching": algorithms.MomentMatching,
+    "batch_and_match": algorithms.BatchAndMatch,
+    "svgd": algorithms.SVGD,
+    "markovian_score_climbing": algorithms.MarkovianScoreClimbing,
     "maximum": algorithms.Maximum,
     "amortized_vi": algorithms.AmortizedVI,
 }

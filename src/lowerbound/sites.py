@@ -33,6 +33,8 @@ class SiteMap:
         self.sites = dict(sites)
         self.deterministics = dict(deterministics)
         self._model = model
+        #: Sites whose unconstrained coordinates are not those of their support alone.
+        self.elsewhere: tuple[str, ...] = () if model is None else tuple(model.elsewhere)
         self._exported: dict[str, bytes] = {}
         self._constrain: Any = None
         self._unconstrain: Any = None
@@ -209,10 +211,14 @@ class SiteMap:
 
     @staticmethod
     def from_exported(
-        sites: Mapping[str, Site], deterministics: Mapping[str, tuple[int, ...]], programs: Mapping[str, bytes]
+        sites: Mapping[str, Site],
+        deterministics: Mapping[str, tuple[int, ...]],
+        programs: Mapping[str, bytes],
+        elsewhere: Sequence[str] = (),
     ) -> SiteMap:
         """A map whose programs come from :meth:`export`."""
         out = SiteMap(sites, deterministics)
+        out.elsewhere = tuple(elsewhere)
         out._exported = dict(programs)
 
         def load(what: str) -> Any:

@@ -26,6 +26,7 @@ from lowerbound.algorithms.base import Status
 from lowerbound.diagnostics.assessment import Correction
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.evidence import Evidence
+from lowerbound.diagnostics.updates import Update
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
 from lowerbound.errors import FileFormatError, IncompatibleError
 from lowerbound.escalation import Trial
@@ -35,7 +36,7 @@ from lowerbound.model.base import Site
 from lowerbound.posterior import Posterior, Trace
 from lowerbound.sites import SiteMap
 
-FORMAT = 3
+FORMAT = 4
 #: Bytes of the model's data kept in a file, at most; the smallest arrays first. Nothing but ``to_arviz`` reads them.
 MAX_DATA = 2**24
 _BLOCKS: dict[str, type] = {
@@ -46,6 +47,7 @@ _BLOCKS: dict[str, type] = {
     "sinh_arcsinh": families.SinhArcsinhBlock,
     "flow": families.FlowBlock,
     "mixture": families.MixtureBlock,
+    "particles": families.ParticleBlock,
     "point": families.Point,
 }
 
@@ -102,6 +104,7 @@ def save(posterior: Posterior, path: Any) -> None:
         },
         "corrections": [list(c) for c in p.corrections],
         "trials": [[t.name, t.reason, _number(t.gain), t.kept, t.seconds] for t in p.trials],
+        "updates": [_update(u) for u in p.updates],
         "pareto_k": _number(p.pareto_k),
         "trace_phase": p.trace.phase,
         "timings": p.timings,
@@ -116,6 +119,7 @@ def save(posterior: Posterior, path: Any) -> None:
             for s in p._sites.sites.values()
         ],
         "deterministics": {k: list(s) for k, s in p._sites.deterministics.items()},
+        "elsewhere": list(p._sites.elsewhere),
         "observed": list(observed),
     }
     target = Path(os.fspath(path))
@@ -208,6 +212,7 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
     q = _restore(meta["q"], {k[2:]: a for k, a in arrays.items() if k.startswith("q.")})
     trace = Trace(tuple(meta["trace_phase"]), arrays["trace_elbo"], arrays["trace_elbo_se"], arrays["trace_seconds"])
     model_name, family_name, algorithm_name = meta["names"]
+    elsewhere = meta.get("elsewhere", ())
     posterior = Posterior(
         q,
         Status[meta["status"]],
@@ -229,10 +234,11 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         float(meta["effective"]),
         tuple(Correction(*c) for c in meta["corrections"]),
         tuple(Trial(n, r, Estimate(*map(float, g)), bool(k), float(s)) for n, r, g, k, s in meta["trials"]),
-        SiteMap.from_exported(sites, {k: tuple(s) for k, s in meta["deterministics"].items()}, programs),
+        SiteMap.from_exported(sites, {k: tuple(s) for k, s in meta["deterministics"].items()}, programs, elsewhere),
         arrays["pool"],
         arrays["pool_weights"],
         parameters={k.removeprefix("parameter."): a for k, a in arrays.items() if k.startswith("parameter.")},
+        updates=tuple(_updated(u) for u in meta.get("updates", ())),
     )
     start = "probabilities."
     posterior._cache["responsibilities"] = {
@@ -241,6 +247,15 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         if k.startswith(start)
     }
     return posterior
+
+
+def _update(u: Update) -> list[Any]:
+    return [u.rows, u.forget, u.carried, list(u.local), *(_number(e) for e in u[4:])]
+
+
+def _updated(row: Any) -> Update:
+    rows, forget, said, local, *estimates = row
+    return Update(int(rows), float(forget), said, tuple(local), *(Estimate(*map(float, e)) for e in estimates))
 
 
 class _Named(constraints.Constraint):

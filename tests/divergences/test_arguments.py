@@ -206,7 +206,7 @@ def test_posteriors_that_cannot_be_compared(posteriors, simple):
         dv.stein(p, X)
     with pytest.warns(lb.errors.TrustWarning, match="point mass"):
         point = lb.fit(one, {"y": DATA}, algorithm="maximum", family="point_mass", escalate=False)
-    with pytest.raises(IncompatibleError, match="is a point mass"):
+    with pytest.raises(IncompatibleError, match="is made of points"):
         dv.kl(point, simple)
 
 

@@ -216,7 +216,20 @@ def test_every_option_of_the_command_line_is_on_its_page():
         assert f"lowerbound {command}" in page
 
 
-@pytest.mark.parametrize("algorithm", ["ScoreRegression", "SampleAverage", "GradientVI", "FromGaussian", "Maximum"])
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        "ScoreRegression",
+        "SampleAverage",
+        "GradientVI",
+        "FromGaussian",
+        "MomentMatching",
+        "MarkovianScoreClimbing",
+        "BatchAndMatch",
+        "SVGD",
+        "Maximum",
+    ],
+)
 def test_the_table_of_options_has_each_with_its_default(algorithm):
     cls = getattr(lb.algorithms, algorithm)
     page = (ROOT / f"docs/methods/{cls.name}.md").read_text(encoding="utf-8")

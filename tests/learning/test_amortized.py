@@ -22,7 +22,7 @@ from lowerbound.amortization import Encoder
 from lowerbound.errors import DataError
 from lowerbound.families import Amortized
 from lowerbound.model import Model
-from lowerbound.model.rows import RowModel
+from lowerbound.model.by_row import RowModel
 from lowerbound.objectives.prior import row_prior
 from lowerbound.precision import float32, float64
 

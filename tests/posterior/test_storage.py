@@ -240,7 +240,7 @@ def test_a_newer_format(saved):
         return json.dumps({"format": 99}).encode()
 
     rewrite(saved, meta=newer, arrays=None)
-    with pytest.raises(FileFormatError, match=r"has format 99, this version of lowerbound reads up to 3\. Upgrade"):
+    with pytest.raises(FileFormatError, match=r"has format 99, this version of lowerbound reads up to 4\. Upgrade"):
         lb.load(saved)
 
 

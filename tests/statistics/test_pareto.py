@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lowerbound.diagnostics.pareto import effective_size, generalized_pareto, smooth
+from lowerbound.pareto import effective_size, generalized_pareto, smooth
 
 with warnings.catch_warnings():
     # ArviZ 0.x announces its successor when imported.

@@ -154,9 +154,12 @@ class CoordinateAscent(Algorithm):
             i = f.index(name)
             naturals[i] = about_value(f, i, name, value, naturals[i])
             kept = kept or i == sweeper.first
+        for i, natural in f.begin.items():
+            naturals[i] = natural if not set(f.blocks[i].latents) & set(given) else naturals[i]
         x = [[np.asarray(n[k], float) for k in b.keys] for b, n in zip(f.blocks, naturals, strict=True)]
         first = f.blocks[sweeper.first]
-        if isinstance(first, CategoricalBlock) and not given:
+        # What is known tells components apart, and labels follow from it.
+        if isinstance(first, CategoricalBlock) and not given and not f.begin:
             if s % 3 < 2 and len(first.shape) == 1 and 2 <= len(first.values) <= min(_SEEDED, first.shape[0]):
                 return seeded(sweeper, x, rng, spread=s % 3 == 0), False
             x[sweeper.first] = [np.log(first.probabilities(naturals[sweeper.first]))]
@@ -260,7 +263,9 @@ def _or_worst(elbo: float) -> float:
 
 
 def starts_of(factored: Factored) -> int:
-    """How many starts: several where the ELBO may have several maxima."""
+    """How many starts: several where the ELBO may have several maxima, one where they are known apart."""
+    if factored.begin:
+        return 1
     if any(isinstance(b, CategoricalBlock) for b in factored.blocks):
         return _STARTS_DISCRETE
     gaussian = factored.structure.gaussian

@@ -51,6 +51,7 @@ class Factored:
         rows: Which of their axes run along which plate.
         plate_axes: Of every latent, which axis of it runs along which plate.
         late: Whether nothing more should be begun that can be left.
+        begin: Natural parameters at which blocks are begun, by their places: what an earlier posterior knows.
     """
 
     structure: Structure
@@ -60,6 +61,7 @@ class Factored:
     rows: Mapping[Axis, str] = field(default_factory=dict)
     plate_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     late: Callable[[], bool] = field(default=lambda: False)
+    begin: Mapping[int, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(joint: Joint, *, joined: bool = True, sample: Sampling | None = None) -> Factored:

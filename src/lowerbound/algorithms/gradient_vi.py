@@ -42,7 +42,7 @@ import numpy as np
 from lowerbound.algorithms.base import Algorithm, Info, Status
 from lowerbound.algorithms.search import Search
 from lowerbound.errors import IncompatibleError
-from lowerbound.families import Block, BoundProduct, Dense, Family, Flow, PointMass, SinhArcsinh
+from lowerbound.families import Block, BoundProduct, Dense, Family, Flow, Particles, PointMass, SinhArcsinh
 from lowerbound.families.arrow import check_layout
 from lowerbound.gradients import Gradient, check_learns, check_pair, default_gradient, surrogate_with_model
 from lowerbound.kernel import Kernel, compile_once
@@ -131,6 +131,8 @@ class GradientVI(Algorithm):
     def check(self, model, family: Family) -> None:
         check_layout(family)
         parts = family.families if isinstance(family, BoundProduct) else (family,)
+        if isinstance(family, Particles):
+            raise IncompatibleError("particles have no log q: use algorithm='svgd' for family='particles'.")
         if any(isinstance(f, PointMass) for f in parts):
             raise IncompatibleError("a point mass has no log q: use algorithm='maximum' for family='point_mass'.")
         if isinstance(family, (Flow, SinhArcsinh)):

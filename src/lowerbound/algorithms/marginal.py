@@ -134,9 +134,7 @@ def marginal(model: Model, factored: Factored) -> Model:
         given = model.evaluate(params, arguments, constrained)
         values = dict(params) if constrained else given.values
         log_prob = marginal_log_joint(factored, {n: jnp.asarray(values[n]) for n in model.sites})
-        return Evaluation(
-            given.values, given.deterministics, [Factor("marginal", None, None, None, log_prob, True)], given.log_det
-        )
+        return given._replace(factors=[Factor("marginal", None, None, None, log_prob, True)])
 
     def responsibilities(values: Mapping[str, Any]) -> dict[str, Any]:
         _, logits = component_log_probs(factored, {n: jnp.asarray(values[n]) for n in model.sites})

@@ -16,7 +16,7 @@ import numpy as np
 from lowerbound.errors import IncompatibleError
 from lowerbound.families.amortized import Amortized
 from lowerbound.kernel import compile_once
-from lowerbound.model.rows import RowModel
+from lowerbound.model.by_row import RowModel
 from lowerbound.objectives.prior import row_prior
 
 #: Rows and draws of one call.

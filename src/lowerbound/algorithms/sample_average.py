@@ -47,6 +47,7 @@ from lowerbound.families import (
     DiagonalGaussian,
     Family,
     Flow,
+    Particles,
     PointMass,
     SinhArcsinh,
 )
@@ -114,6 +115,8 @@ class SampleAverage(Algorithm):
     def check(self, model, family: Family) -> None:
         check_layout(family)
         parts = family.families if isinstance(family, BoundProduct) else (family,)
+        if isinstance(family, Particles):
+            raise IncompatibleError("particles have no log q: use algorithm='svgd' for family='particles'.")
         if any(isinstance(f, PointMass) for f in parts):
             raise IncompatibleError("SampleAverage fits distributions, not point masses: use algorithm='maximum'.")
         if isinstance(family, (Flow, SinhArcsinh)):

@@ -20,6 +20,7 @@ from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.evidence import Evidence, sandwich
 from lowerbound.diagnostics.importance import Weighted, weigh
 from lowerbound.diagnostics.nonfinite import culprits, flat_sites
+from lowerbound.diagnostics.particles import examine, judge_particles
 from lowerbound.diagnostics.shift import Shift, drift, shift_of
 from lowerbound.diagnostics.tails import without_sd, without_variance
 from lowerbound.diagnostics.verdict import (
@@ -34,7 +35,7 @@ from lowerbound.diagnostics.verdict import (
     judge_unchecked,
     judge_unweighed,
 )
-from lowerbound.families import Block, DiagonalGaussian, GaussianBlock, MixtureBlock, TransportedBlock
+from lowerbound.families import Block, DiagonalGaussian, GaussianBlock, MixtureBlock, ParticleBlock, TransportedBlock
 from lowerbound.kernel import Kernel
 from lowerbound.sites import SiteMap
 
@@ -135,6 +136,7 @@ def weigh_up(
     fitted = kernel.evaluations
     if q.noise_dimension == 0:
         return Weighed(kernel, q, modes, judge_point(status, rule), None, None, fitted)
+    whole, q = q, _with_density(q)
     p = kernel.dimension
     size = num_draws or max(128, min(2048, _DRAWN // (6 * p) // 64 * 64))
     rounds = 6
@@ -156,7 +158,7 @@ def weigh_up(
         found = culprits(kernel, weighted.draws[worst[: kernel.batch]])
         reasons = tuple(f"not finite somewhere: {f}" for f in found)
         verdict = dataclasses.replace(verdict, reasons=verdict.reasons + reasons)
-    return Weighed(kernel, q, modes, verdict, weighted, shift, fitted, missing)
+    return Weighed(kernel, whole, modes, verdict, weighted, shift, fitted, missing)
 
 
 def assess(weighed: Weighed, seed: int, *, patience: int = 1) -> Assessment:
@@ -173,6 +175,7 @@ def assess(weighed: Weighed, seed: int, *, patience: int = 1) -> Assessment:
     kernel, q, modes, verdict, weighted = weighed.kernel, weighed.q, weighed.modes, weighed.verdict, weighed.weighted
     if weighted is None or weighed.shift is None:
         return _point(q, verdict)
+    whole, q = q, _with_density(q)
     chains, several = None, any(m.separate for m in modes)
     if not verdict.fatal:
         price, fitted = kernel.price, weighed.evaluations
@@ -195,7 +198,14 @@ def assess(weighed: Weighed, seed: int, *, patience: int = 1) -> Assessment:
             chains = None  # the weights have been where the chains were not
         if chains is not None:
             verdict = _checked(verdict, chains, q, weighed.shift, weighted, kernel.model.coordinate_names())
+    if isinstance(whole, ParticleBlock):
+        verdict = judge_particles(verdict, examine(kernel, whole), weighted.effective)
     return _report(kernel, verdict, weighted, chains, one_mode=not several)
+
+
+def _with_density(q: Block) -> Block:
+    """q, or for particles the Gaussian with their moments."""
+    return q.gaussian if isinstance(q, ParticleBlock) else q
 
 
 def _checked(verdict: Verdict, chains: Chains, q: Block, shift: Shift, weighted: Weighted, names: list[str]) -> Verdict:

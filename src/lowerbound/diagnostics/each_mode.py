@@ -14,11 +14,11 @@ import numpy as np
 
 from lowerbound.diagnostics.chains import run_chains
 from lowerbound.diagnostics.importance import Weighted
-from lowerbound.diagnostics.pareto import effective_size
 from lowerbound.diagnostics.shift import drift
 from lowerbound.diagnostics.verdict import APART, DRIFT
 from lowerbound.families import GaussianBlock
 from lowerbound.kernel import Kernel
+from lowerbound.pareto import effective_size
 
 #: Modes looked into at most, the share of the mass and the effective draws from which one is.
 _MOST, _SHARE, _FEWEST = 4, 0.05, 200

@@ -27,10 +27,10 @@ import numpy as np
 from scipy.special import logsumexp
 
 from lowerbound.algorithms.base import Mode
-from lowerbound.diagnostics.pareto import effective_size, smooth
 from lowerbound.diagnostics.proposals import Component, about, learn
 from lowerbound.families import Block, GaussianBlock
 from lowerbound.kernel import Kernel
+from lowerbound.pareto import effective_size, smooth
 
 #: Draws of a round, from all components together.
 ROUND = 2048

@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.pareto import smooth
 from lowerbound.errors import IncompatibleError, TrustWarning
 from lowerbound.families import Block
 from lowerbound.kernel import Kernel
 from lowerbound.objectives import Objective, Target, Weighted, gaussian_prior
+from lowerbound.pareto import smooth
 from lowerbound.precision import float64
 
 _BLOCKS = 32

@@ -8,9 +8,9 @@ import numpy as np
 from scipy.special import gammaln, logsumexp
 
 from lowerbound.algorithms.quasi_newton import root
-from lowerbound.diagnostics.pareto import effective_size
 from lowerbound.expectations.noise import stratified_normals, student_scales
 from lowerbound.families import Block, DenseGaussian, FactoredBlock, FlowBlock, MixtureBlock, SinhArcsinhBlock
+from lowerbound.pareto import effective_size
 
 #: Degrees of freedom of learned components: heavier than a Gaussian's tails, with finite fourth moments.
 _DEGREES = 6.0

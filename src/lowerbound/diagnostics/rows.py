@@ -22,8 +22,8 @@ from scipy.special import logsumexp
 
 from lowerbound.algorithms.base import Status
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.pareto import smooth
 from lowerbound.diagnostics.verdict import USABLE_K, Verdict, VerdictStatus
+from lowerbound.pareto import smooth
 
 #: Rows that the verdict looks at, and draws of each.
 SAMPLED, DRAWS = 256, 1000

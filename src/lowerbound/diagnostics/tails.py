@@ -19,9 +19,9 @@ from __future__ import annotations
 import numpy as np
 from numpyro.distributions import biject_to, transforms
 
-from lowerbound.diagnostics.pareto import smooth
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import is_real, label
+from lowerbound.pareto import smooth
 from lowerbound.sites import SiteMap
 
 #: k-hat of a parameter's second moment from which its sd is not to be believed.

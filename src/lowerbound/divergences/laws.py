@@ -189,9 +189,9 @@ def laws(p: Any, q: Any, *, what: str) -> tuple[Law, Law]:
 
 def _check(side: str, a: Any, what: str) -> None:
     if isinstance(a, Posterior):
-        if a.is_point:
+        if not a.q.has_density:
             raise IncompatibleError(
-                f"{side} is a point mass ({a.family_name} family of {a.model_name}): it has no density, and {what} "
+                f"{side} is made of points ({a.family_name} family of {a.model_name}): it has no density, and {what} "
                 "needs one. Use wasserstein, energy or mmd, or fit a family with a density."
             )
         if a.sites != tuple(a._sites.sites):

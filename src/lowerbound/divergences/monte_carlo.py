@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lowerbound.diagnostics.pareto import smooth
 from lowerbound.divergences.generators import Generator
 from lowerbound.divergences.laws import Law
 from lowerbound.errors import NotFiniteError
+from lowerbound.pareto import smooth
 
 #: Above it the terms of an average have no variance that could be estimated (Vehtari et al. 2024).
 _HEAVY = 0.7

@@ -9,6 +9,7 @@ from lowerbound.families.factored import FactoredBlock, Place
 from lowerbound.families.flow import Flow, FlowBlock
 from lowerbound.families.low_rank import LowRank, LowRankGaussian
 from lowerbound.families.mixture import MixtureBlock
+from lowerbound.families.particles import ParticleBlock, Particles
 from lowerbound.families.point_mass import Point, PointMass
 from lowerbound.families.product import BoundProduct, Product, ProductBlock
 from lowerbound.families.sinh_arcsinh import SinhArcsinh, SinhArcsinhBlock
@@ -32,6 +33,8 @@ __all__ = [
     "LowRank",
     "LowRankGaussian",
     "MixtureBlock",
+    "ParticleBlock",
+    "Particles",
     "Place",
     "Point",
     "PointMass",

@@ -32,6 +32,11 @@ class Block(ABC):
     def noise_dimension(self) -> int:
         """Number of standard normal variables behind one draw."""
 
+    @property
+    def has_density(self) -> bool:
+        """Whether log q is a number: not for points."""
+        return True
+
     @abstractmethod
     def transform(self, noise: Any) -> Any:
         """Draws ``[s, d]`` from standard normal noise ``[s, noise_dimension]``."""

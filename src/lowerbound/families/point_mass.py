@@ -20,6 +20,10 @@ class Point(LocatedBlock):
     def noise_dimension(self) -> int:
         return 0
 
+    @property
+    def has_density(self) -> bool:
+        return False
+
     def transform(self, noise: Any) -> Any:
         return np.broadcast_to(self.location, (noise.shape[0], self.dimension))
 

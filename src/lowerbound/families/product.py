@@ -13,6 +13,7 @@ from lowerbound.families.arrow import Arrow
 from lowerbound.families.base import Block, Family
 from lowerbound.families.flow import Flow
 from lowerbound.families.linalg import namespace
+from lowerbound.families.particles import Particles
 from lowerbound.families.point_mass import PointMass
 from lowerbound.families.sinh_arcsinh import SinhArcsinh
 from lowerbound.model.base import Model
@@ -103,7 +104,9 @@ class Product(Family):
                 raise IncompatibleError(
                     f"Product: {key!r} is no site name; needed: a name, a tuple of names, or `...`."
                 )
-            if not isinstance(family, Family) or isinstance(family, (Arrow, Product, PointMass, Flow, SinhArcsinh)):
+            if not isinstance(family, Family) or isinstance(
+                family, (Arrow, Product, Particles, PointMass, Flow, SinhArcsinh)
+            ):
                 raise IncompatibleError(
                     f"Product: {key!r} is given {family!r}; needed: Dense(), Diagonal() or LowRank(). "
                     "(A point mass has no density, so neither has a product with one; arrows, flows and "

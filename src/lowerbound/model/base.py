@@ -102,6 +102,8 @@ class Evaluation(NamedTuple):
     deterministics: dict[str, Any]
     factors: list[Factor]
     log_det: Any
+    #: log |det| of each site's own transform, where it is not zero.
+    log_dets: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +133,7 @@ class Model:
         parameters: What is learned and not inferred, by name: ``numpyro.param`` sites. Their numbers are among
             ``arguments``, unconstrained. Empty where they are held fixed.
         observed: The data's arrays by name; None for all of ``arguments``.
+        source: What it was made from: the model function, or the log density.
     """
 
     name: str
@@ -150,6 +153,7 @@ class Model:
     plate_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     observed: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
+    source: Any = field(default=None, repr=False)
 
     def moved(self, centredness: Mapping[str, Any]) -> Model:
         """The same model with other unconstrained coordinates: see :mod:`lowerbound.model.reparameterization`.

@@ -107,7 +107,9 @@ def from_log_density(density: LogDensity, data: Mapping[str, Any] | None = None)
         log_prob = call(dict(latents), bound.rebuild(arguments))
         return [Factor("log_density", None, None, None, log_prob, True)]
 
-    return Model(name, sites, {}, bound.arrays, bound.array_names, evaluate, distributions=distributions)
+    return Model(
+        name, sites, {}, bound.arrays, bound.array_names, evaluate, distributions=distributions, source=density
+    )
 
 
 def _calling_convention(fn: Callable, sites: list[str], data: list[str]) -> Callable[[dict, dict], Any]:

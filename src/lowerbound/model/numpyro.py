@@ -151,10 +151,10 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         placed = place({n: s for n, s in sites.items() if n not in discrete})
         starts: list[np.ndarray] = []
         if learnable:
-            found, starts = read_parameters(run(bound.arrays, _feasible), learnable, len(bound.arrays))
-            parameters.update(found)
+            read, starts = read_parameters(run(bound.arrays, _feasible), learnable, len(bound.arrays))
+            parameters |= read
 
-    #: What every evaluation is given: the data, and the parameters as unconstrained numbers.
+    # What every evaluation is given: the data, and the parameters as unconstrained numbers.
     first = [*bound.arrays, *starts]
     names = [*bound.array_names, *(leaf for p in parameters.values() for leaf in p.leaf_names)]
     count = len(first)
@@ -178,14 +178,15 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         values: dict[str, Any] = {}
         found: dict[str, Any] = {}
         factors: list[Factor] = []
-        log_det = jnp.zeros(())
+        log_det, log_dets = jnp.zeros(()), {}
         for n, site in trace.items():
             if _stands_in(n, trace):
                 site["fn"] = _unmasked(site["fn"])
             if site["type"] == "deterministic":
                 # (handlers.scope puts its prefix before these names too.)
                 if _JACOBIAN in n:
-                    log_det = log_det + jnp.sum(site["value"])
+                    log_dets[n.split(_JACOBIAN)[1]] = jnp.sum(site["value"])
+                    log_det = log_det + log_dets[n.split(_JACOBIAN)[1]]
                 elif _UNCONSTRAINED in n:
                     values[n.split(_UNCONSTRAINED)[1]] = site["value"]
                 else:
@@ -202,7 +203,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                 )
                 if n in placed and not constrained:
                     values[n] = site["value"]
-        return Evaluation(values, found, factors, log_det)
+        return Evaluation(values, found, factors, log_det, log_dets)
 
     def movable() -> list[str]:
         """Sites whose location or scale depends on other latents."""
@@ -252,10 +253,8 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
                 continue
             if _stands_in(n, trace):
                 site["fn"] = _unmasked(site["fn"])
-            log_prob = _log_prob(site)
-            out.append(
-                Factor(n, site["fn"], site["value"], site["scale"], log_prob, site["is_observed"], _plates(site))
-            )
+            own = site["fn"], site["value"], site["scale"], _log_prob(site)
+            out.append(Factor(n, *own, site["is_observed"], _plates(site)))
         return out
 
     base = Model(
@@ -273,6 +272,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         plate_axes={n: dict(a) for n, a in plate_axes.items()},
         parameters=parameters,
         observed={n: bound.arrays[i] for i, n in enumerate(bound.array_names)},
+        source=model,
     )
     return base
 

@@ -1,184 +1,147 @@
-r"""A model row by row: log p(x, z) as a sum over the rows of one plate.
+"""Which latents belong to the rows of the data, and which to all of them: what more rows would change.
 
-    log p(x, z; theta) = log g(theta) + sum_i log p(x_i, z_i; theta)
-
-where every latent is inside the plate, so that no row knows of another but through the parameters theta. A row's term
-is the model itself, run on data of that one row; vectorised over rows it costs what the whole does. Then b of n rows,
-drawn anew each step and counted n / b times, estimate the whole without bias, and a bound of several draws can be
-taken row by row: sum_i log mean_k w_ik, which is far tighter than the log of a mean of products of n weights.
+A *local* latent has an axis along a plate that grows with the data (the label of a row); a *global* one has none, and
+means the same whatever the rows. The model is traced once more with every row given twice: what then has another shape
+is local. Nothing is compiled.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lowerbound.errors import DataError, IncompatibleError, ModelError
-from lowerbound.model.base import Model
+from lowerbound.errors import DataError, IncompatibleError, LowerboundError
+from lowerbound.model.base import Model, abstract
+from lowerbound.model.data import Data
+from lowerbound.model.numpyro import from_numpyro
+from lowerbound.model.reparameterization import depend_on_latents
 from lowerbound.precision import float64
 
-#: Rows on which the sum over rows is compared with the whole.
-_COMPARED = 3
+
+def count_rows(data: Data) -> int:
+    """The number of rows: the leading size that most arrays have, the larger of two; 1 without arrays."""
+    sizes = Counter(a.shape[0] for a in data.arrays if a.ndim)
+    return max(sizes, key=lambda n: (sizes[n], n)) if sizes else 1
 
 
-class RowModel:
-    """The rows of a model's plate.
+def shapes_of(model: Model) -> dict[str, tuple[int, ...]]:
+    """The shape of every latent, the discrete ones last."""
+    return {n: tuple(s.shape) for n, s in (*model.sites.items(), *model.discrete.items())}
+
+
+def local_sites(
+    model: Model, data: Data, before: Mapping[str, tuple[int, ...]], given: Collection[str] | None = None
+) -> tuple[str, ...]:
+    """The latents that belong to rows.
 
     Args:
-        model: Bound to its data; every latent continuous, and in one plate.
-        site: A latent whose plate it is; None for the first one's.
-
-    Attributes:
-        plate, size: Its name, and how many rows it has.
-        shapes: Unconstrained shapes of a row's latents, by name.
-        dimension: d, their numbers together.
-        arrays: Names of the data's arrays that have rows, the plate's size long.
+        model: Bound to the new data.
+        data: They.
+        before: Shapes of the latents with the data before.
+        given: Their names, where they are known; None finds them.
 
     Raises:
-        IncompatibleError: latents that are discrete, or outside of the plate; rows that are not independent.
-        ModelError: a plate whose size does not follow the data.
+        IncompatibleError: the latents are others, or a shape changes in a way that no plate explains.
     """
-
-    def __init__(self, model: Model, site: str | None = None):
-        self.model = model
-        if model.discrete or model.summed or model.distributions is None or model.observed is None:
-            raise IncompatibleError(
-                f"{model.name!r} has {'discrete latents' if model.discrete or model.summed else 'no plates'}; a "
-                "network that maps rows to blocks needs a NumPyro model whose latents are continuous and in a plate."
-            )
-        if site is not None and site not in model.sites:
-            raise IncompatibleError(f"there is no latent {site!r} in {model.name!r}: it has {', '.join(model.sites)}.")
-        first = model.sites[site or next(iter(model.sites))]
-        if not first.plates:
-            raise IncompatibleError(
-                f"latent {first.name!r} is in no plate, so that no row has one of its own. Put it, and what is "
-                "observed with it, inside `with numpyro.plate('rows', x.shape[0]):`."
-            )
-        self.plate = max(first.plates, key=lambda p: model.plate_sizes[p])
-        self.size = model.plate_sizes[self.plate]
-        outside = [n for n, s in model.sites.items() if self.plate not in s.plates]
-        if outside:
-            raise IncompatibleError(
-                f"{', '.join(outside)} is outside of the plate {self.plate!r}: all rows share it, and a network of one "
-                "row cannot give it. Learn it (numpyro.param in place of numpyro.sample), or use family='diagonal'."
-            )
-        local = [p.name for p in model.parameters.values() if self.plate in p.local]
-        if local:
-            raise IncompatibleError(
-                f"parameter {local[0]!r} has a value for each row of {self.plate!r}; needed: shared."
-            )
-        self.axes = {n: model.plate_axes[n][self.plate] for n in model.sites}
-        self.shapes = {
-            n: tuple(v for i, v in enumerate(s.unconstrained_shape) if i != self.axes[n])
-            for n, s in model.sites.items()
-        }
-        self.dimension = sum(math.prod(s) for s in self.shapes.values())
-        self.arrays = [n for n, a in model.observed.items() if np.ndim(a) and len(a) == self.size]
-        self.places = [i for i, n in enumerate(model.argument_names) if n in self.arrays]
-        self._check()
-
-    # -- traceable by JAX ----------------------------------------------------------------------------
-
-    def terms(self, z: Any, rows: Sequence[Any], arguments: Sequence[Any]) -> tuple[Any, Any]:
-        """log p(x_i, z_i) of one row, with the Jacobian of its transforms, and log g.
-
-        Args:
-            z: The row's latents, unconstrained ``[d]``.
-            rows: That row of each of ``arrays``.
-            arguments: Of the model; those in ``places`` are not read.
-        """
-        given = list(arguments)
-        for i, row in zip(self.places, rows, strict=True):
-            given[i] = row[None]
-        e = self.model.evaluate(self._as_sites(z[None]), given, False)
-        row, rest = jnp.zeros(()) + jnp.sum(e.log_det), jnp.zeros(())
-        for f in e.factors:
-            inside = dict(f.plates)
-            if self.plate not in inside:
-                rest = rest + jnp.sum(f.log_prob)
-                continue
-            shape, dim = jnp.shape(f.log_prob), inside[self.plate]
-            if len(shape) < -dim or shape[dim] != 1:
-                raise ModelError(
-                    f"the plate {self.plate!r} has {self.size} rows however many the data have: factor {f.site!r} has "
-                    f"log probabilities {shape} for one row. Take its size from the data: "
-                    f"numpyro.plate({self.plate!r}, {self.arrays[0] if self.arrays else 'x'}.shape[0])."
+    shapes = shapes_of(model)
+    if set(shapes) != set(before):
+        raise IncompatibleError(
+            f"the model has the latents {sorted(shapes)}, the posterior {sorted(before)}. Update with the model that "
+            "the posterior is of."
+        )
+    if given is None:
+        doubled = _doubled(model, data) if any(shapes.values()) else shapes
+        if doubled is None:
+            rows = count_rows(data)
+            unclear = [n for n, s in shapes.items() if rows in s and s == before[n]]
+            if unclear:
+                raise IncompatibleError(
+                    f"whether {unclear[0]!r} of shape {shapes[unclear[0]]} belongs to the {rows} rows of the data "
+                    "cannot be told, since the model does not run with every row given twice. Say which latents do: "
+                    f"local=[{unclear[0]!r}], or local=[] if none."
                 )
-            row = row + jnp.sum(f.log_prob)
-        return row, rest
-
-    def _as_sites(self, z: Any) -> dict[str, Any]:
-        """Rows ``[b, d]`` as unconstrained values of the sites."""
-        out, start = {}, 0
-        for n, shape in self.shapes.items():
-            size = math.prod(shape)
-            value = z[:, start : start + size].reshape((z.shape[0], *shape))
-            out[n] = jnp.moveaxis(value, 0, self.axes[n])
-            start += size
-        return out
-
-    # -- on the host ---------------------------------------------------------------------------------
-
-    def flat(self, z: np.ndarray) -> np.ndarray:
-        """All rows ``[..., n, d]`` as the model's unconstrained vector ``[..., p]``."""
-        parts, start, lead = [], 0, z.ndim - 2
-        for n, shape in self.shapes.items():
-            size = math.prod(shape)
-            value = z[..., start : start + size].reshape((*z.shape[:-1], *shape))
-            parts.append(np.moveaxis(value, lead, lead + self.axes[n]).reshape((*z.shape[:lead], -1)))
-            start += size
-        return np.concatenate(parts, -1)
-
-    def rows_of(self, data: Mapping[str, Any] | None, needed: Sequence[str] | None = None) -> list[np.ndarray]:
-        """The arrays that have rows, of other data; None for the model's own.
-
-        Raises:
-            DataError: one is missing, has rows of another shape, or another number of them than the rest.
-        """
-        assert self.model.observed is not None
-        own = {n: self.model.observed[n] for n in (self.arrays if needed is None else needed)}
-        if data is None:
-            return list(own.values())
-        out: list[np.ndarray] = []
-        for n, a in own.items():
-            if n not in data:
-                raise DataError(f"the rows given have {', '.join(data) or 'nothing'}; needed: {', '.join(own)}.")
-            array = np.asarray(data[n])
-            if array.shape[1:] != a.shape[1:] or array.ndim != a.ndim or not len(array):
-                raise DataError(
-                    f"rows {n!r} have shape {array.shape}; needed: (rows, {', '.join(map(str, a.shape[1:]))}), as the "
-                    "model was fitted to."
-                )
-            if len(array) != len(np.asarray(data[next(iter(own))])):
-                raise DataError(f"rows {n!r} are {len(array)}; needed: as many of every array.")
-            out.append(array)
-        return out
-
-    def _check(self) -> None:
-        """Compare the sum over a few rows with the model of those rows together."""
-        few = min(_COMPARED, self.size)
-        arguments = list(self.model.arguments)
-        rows = [np.asarray(arguments[i])[:few] for i in self.places]
-        z = np.random.default_rng(0).uniform(-0.5, 0.5, (few, self.dimension))
-
-        def both(z: Any, rows: Any, arguments: Any) -> Any:
-            each, rest = jax.vmap(lambda u, r: self.terms(u, r, arguments))(z, rows)
-            given = list(arguments)
-            for i, r in zip(self.places, rows, strict=True):
-                given[i] = r
-            e = self.model.evaluate(self._as_sites(z), given, False)
-            return each.sum() + rest[0], sum(jnp.sum(f.log_prob) for f in e.factors) + jnp.sum(e.log_det)
-
-        with float64():
-            apart, together = map(float, jax.jit(both)(z, rows, arguments))
-        if not abs(apart - together) <= 1e-6 * (1 + abs(together)):
+            doubled = {n: s if s == before[n] else None for n, s in shapes.items()}
+        found = tuple(n for n in shapes if doubled[n] != shapes[n])
+    else:
+        unknown = [n for n in given if n not in shapes]
+        if unknown:
+            raise IncompatibleError(f"local has {unknown[0]!r}; the latents are {sorted(shapes)}.")
+        found = tuple(n for n in shapes if n in given)
+    for n in shapes:
+        if n in found and not model.plate_axes.get(n):
             raise IncompatibleError(
-                f"the rows of {self.model.name!r} are not independent: log p of {few} rows together is {together:.6g}, "
-                f"row by row {apart:.6g}. Something depends on other rows, or on how many there are (a mean over rows, "
-                "1 / x.shape[0]); or an array that is no rows is as long as the plate by chance."
+                f"the latent {n!r} has shape {shapes[n]}, which changes with the rows of the data and not by a plate: "
+                "whether its elements are those of before, or new ones, cannot be told. Put what belongs to a row "
+                "into numpyro.plate('rows', n); a chain in time cannot be updated."
             )
+        if n not in found and shapes[n] != tuple(before[n]):
+            raise IncompatibleError(
+                f"the latent {n!r} has shape {shapes[n]} with the new data and had {tuple(before[n])}; needed: the "
+                "same, since what was learnt of it is carried over. Give the new data the columns of the old; what "
+                "belongs to the rows goes into a numpyro.plate over them."
+            )
+    if len(found) == len(shapes):
+        raise IncompatibleError(
+            f"all latents ({', '.join(found)}) belong to the rows of the data: nothing is carried over. Fit the new "
+            "data by themselves."
+        )
+    return found
+
+
+def _doubled(model: Model, data: Data) -> dict[str, tuple[int, ...] | None] | None:
+    """Shapes with every row given twice; None where the model does not run so."""
+    rows = count_rows(data)
+    arrays = [np.concatenate([a, a]) if a.ndim and a.shape[0] == rows else a for a in data.arrays]
+    try:
+        return dict(shapes_of(from_numpyro(model.source, data.filled(arrays))))
+    except LowerboundError:
+        return None
+
+
+def check_data(model: Model, data: Data, before: Collection[str], *, whole: bool) -> None:
+    """The new data have the names of the old, and everything but the latents' priors depends on them.
+
+    Args:
+        model: Bound to the new data.
+        data: They.
+        before: Names of the arrays before.
+        whole: Whether ``before`` are all of them.
+
+    Raises:
+        DataError: other names.
+        IncompatibleError: a factor beside the priors does not depend on the data, and would count at every update.
+    """
+    missing = [n for n in before if n not in data.array_names]
+    more = [n for n in data.array_names if n not in before] if whole else []
+    if missing or more:
+        raise DataError(
+            f"the new data have {', '.join(data.array_names) or 'no arrays'}; needed: {', '.join(before)}, as before."
+            + (f" Missing: {', '.join(missing)}." if missing else "")
+            + (f" Unknown: {', '.join(more)}." if more else "")
+        )
+    if not data.arrays or not data.traced or model.distributions is None:
+        return
+    distributions = model.distributions
+    observed: list[str] = []
+
+    def factors(arguments: Any, values: Any) -> dict[str, Any]:
+        found = distributions(values, arguments)
+        observed[:] = [f.site for f in found if f.observed]
+        return {f.site: f.log_prob for f in found}
+
+    with float64():
+        # The data stand in the latents' place, and the latents in theirs.
+        arrays: Any = abstract(data.arrays)
+        values: Any = {n: jax.ShapeDtypeStruct(s, np.float64) for n, s in shapes_of(model).items()}
+        values |= {n: jax.ShapeDtypeStruct(d.shape, np.int64) for n, d in model.discrete.items()}
+        depends = depend_on_latents(factors, arrays, values)
+    again = [n for n in observed if not depends[n]]
+    if again:
+        raise IncompatibleError(
+            f"{again[0]!r} does not depend on the data, so that it is part of the prior and would count once more at "
+            "every update. Write it into the prior of a latent, or make what it observes an argument of the model."
+        )

@@ -16,8 +16,8 @@ import numpy as np
 import numpyro.distributions as dist
 
 from lowerbound.model.base import Model, abstract, is_real
+from lowerbound.model.by_row import RowModel
 from lowerbound.model.reparameterization import depend_on_latents
-from lowerbound.model.rows import RowModel
 from lowerbound.precision import float64
 
 _LOG_2PI = float(np.log(2 * np.pi))

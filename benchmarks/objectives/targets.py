@@ -1,0 +1,73 @@
+"""Four targets for the race, written once for NumPy, JAX and autograd: ``log_density(z, xp)`` of ``z [..., d]``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Target:
+    """A log density on R^d; mean and sd where they are known, else None."""
+
+    name: str
+    dimension: int
+    log_density: Callable[[Any, Any], Any]
+    mean: np.ndarray | None = None
+    sd: np.ndarray | None = None
+
+
+def _gaussian() -> Target:
+    """Ten dimensions, correlations of 0.8, scales from 0.1 to 10."""
+    scale = np.logspace(-1, 1, 10)
+    covariance = (0.8 + 0.2 * np.eye(10)) * np.outer(scale, scale)
+    precision, mean = np.linalg.inv(covariance), scale * np.linspace(-2, 2, 10)
+
+    def log_density(z: Any, xp: Any) -> Any:
+        return -0.5 * xp.sum(xp.dot(z - mean, precision) * (z - mean), axis=-1)
+
+    return Target("Gaussian, 10-d", 10, log_density, mean, scale)
+
+
+def _bent() -> Target:
+    """a ~ N(0, 1), b given a ~ N(0.3 a^2, 1): var b = 1 + 0.09 * 2."""
+
+    def log_density(z: Any, xp: Any) -> Any:
+        return -0.5 * z[..., 0] ** 2 - 0.5 * (z[..., 1] - 0.3 * z[..., 0] ** 2) ** 2
+
+    return Target("bent, 2-d", 2, log_density, np.array([0.0, 0.3]), np.sqrt([1.0, 1.18]))
+
+
+def _schools() -> Target:
+    """Eight schools, non-centred (Rubin 1981): mu ~ N(0, 5), tau ~ half-Cauchy(5) by its log."""
+    y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+    s = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+
+    def log_density(z: Any, xp: Any) -> Any:
+        mu, log_tau, e = z[..., 0], z[..., 1], z[..., 2:]
+        tau = xp.exp(log_tau)
+        theta = mu[..., None] + tau[..., None] * e
+        prior = -0.5 * (mu / 5) ** 2 - xp.log(1 + (tau / 5) ** 2) + log_tau - 0.5 * xp.sum(e**2, axis=-1)
+        return prior - 0.5 * xp.sum(((y - theta) / s) ** 2, axis=-1)
+
+    return Target("eight schools, 10-d", 10, log_density)
+
+
+def _logistic() -> Target:
+    """Twenty coefficients with N(0, 2.5) priors, 200 rows, correlated predictors."""
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((200, 20)) @ (0.6 * np.eye(20) + 0.4 * rng.standard_normal((20, 20)) / np.sqrt(20))
+    x = x + 0.5 * rng.standard_normal((200, 1))
+    y = (rng.uniform(size=200) < 1 / (1 + np.exp(-x @ rng.standard_normal(20)))) * 1.0
+
+    def log_density(z: Any, xp: Any) -> Any:
+        eta = xp.dot(z, x.T)
+        return xp.sum(y * eta - xp.logaddexp(0.0, eta), axis=-1) - 0.5 * xp.sum((z / 2.5) ** 2, axis=-1)
+
+    return Target("logistic, 20-d", 20, log_density)
+
+
+TARGETS = {t.name: t for t in (_gaussian(), _bent(), _schools(), _logistic())}

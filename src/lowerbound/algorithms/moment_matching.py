@@ -1,0 +1,240 @@
+r"""Moment matching: the forward KL and the chi bound without gradients.
+
+Both are least, among the Gaussians of a family, where q has the moments (its blocks of them) of
+
+    pi ∝ p(z | x)^n q(z)^(1 - n),
+
+n = 1 for KL(p || q), n > 1 for the chi bound of that order. Gradient steps towards that point are noisy and, from a
+finite number of draws, biased. Here the moments are measured by adaptive importance sampling, many draws at a time, and
+the step is made in closed form.
+
+*A round.* Half of M draws come from a Gaussian G, the last estimate of pi, half from a Student-t about it
+(r is their mixture, so the weights w = pi / r stay bounded wherever pi's tails are no heavier than the t's). With
+u = w - b g, g = G / r, both scaled to mean 1, e = G's own whitened coordinates, and any number b,
+
+    E_pi f = (b E_G f + E_r[u f]) / (b + E_r[u]),
+
+because E_r[g f] = E_G f, which is known for f = e and f = ee'. b is the regression coefficient of w on g. Where pi is
+Gaussian u is zero, and the moments have no error at all; elsewhere only the difference from a Gaussian is sampled.
+The weights are Pareto-smoothed where k-hat is above 0.5 (Vehtari et al. 2024).
+
+*A step.* The moments imply a Gaussian p, and the best q for that is found on the host
+(:mod:`~lowerbound.algorithms.tilted`): a Newton-like step whose fixed point is exactly the matching of moments. On a
+Gaussian target one step arrives.
+
+*Stopping.* From the spread of u f follows the Monte Carlo error of the moments, as the KL that it costs. While the last
+step is within four times that error and the error is above 0.002 nats (per ten dimensions, at least) the draws become
+four times as many. The fit has converged when a step is below ``tolerance`` or within its error, and the error is
+allowed. It stops unconverged where k-hat of the weights is above 0.7 (a Gaussian cannot show what pi's moments are) or
+the largest number of draws does not bring the error down.
+
+It starts from the dense Gaussian of score regression. Cost: that fit, then M = 1,024 evaluations a round at first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
+from lowerbound.algorithms.pattern import allowed
+from lowerbound.algorithms.quasi_newton import root
+from lowerbound.algorithms.score_regression import DENSE_LIMIT, ScoreRegression
+from lowerbound.algorithms.tilted import Moments, best, between, surrogate
+from lowerbound.algorithms.weighted_moments import USABLE_K, Measured, measure
+from lowerbound.errors import IncompatibleError
+from lowerbound.expectations.noise import matched_normals
+from lowerbound.families import Block, BoundProduct, Dense, DenseGaussian, Diagonal, DiagonalGaussian, Family
+from lowerbound.families.product import ProductBlock
+from lowerbound.kernel import Kernel
+from lowerbound.objectives import ForwardKL, Weighted
+
+#: Draws of the first round, and the most numbers in those of one round (half a GiB with their scores).
+_FIRST, _NUMBERS = 1024, 2**25
+_MOST = 2**17
+#: Rounds in a row whose weights cannot be believed before it gives up.
+_PATIENCE = 4
+
+
+@dataclass(eq=False)
+class _State:
+    kernel: Kernel
+    family: Family
+    rng: np.random.Generator
+    groups: list[np.ndarray]
+    draws: int
+    start: Any
+    fitted: Block | None = None
+    q: Moments | None = None
+    pi: Moments | None = None
+    rounds: int = 0
+    doubtful: int = 0
+    change: float = np.nan
+    found: Measured | None = field(default=None, repr=False)
+    status: Status | None = None
+
+
+@dataclass(frozen=True)
+class MomentMatching(Algorithm):
+    """The Gaussian with the moments of p^n q^(1 - n), measured by adaptive importance sampling.
+
+    Args:
+        objective: ``lb.objectives.ForwardKL()`` or ``ChiUpperBound(order)``. Its ``num_samples``, draws a gradient
+            step elsewhere, is here the least number of draws a round.
+        tolerance: Stop when a step changes q by sqrt(2 KL) below this, beyond the Monte Carlo error.
+        max_steps: Rounds before giving up.
+
+    Raises:
+        IncompatibleError: an objective whose optimum is no matching of moments.
+    """
+
+    objective: Weighted = field(default_factory=ForwardKL)
+    tolerance: float = 0.01
+    max_steps: int = 50
+    name = "moment_matching"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.objective, Weighted):
+            raise IncompatibleError(
+                f"MomentMatching(objective={self.objective!r}): needed: lb.objectives.ForwardKL() or ChiUpperBound(), "
+                "whose optimum among Gaussians has the moments of a density. Use GradientVI for other objectives."
+            )
+        check_positive("MomentMatching", tolerance=self.tolerance, max_steps=self.max_steps)
+
+    def rule(self) -> str:
+        return (
+            f"the measured moments change q by less than sqrt(2 KL) = {self.tolerance:g} or their Monte Carlo error, "
+            "which is below 0.002 nats for every ten dimensions"
+        )
+
+    def check(self, model: Any, family: Family) -> None:
+        parts = family.families if isinstance(family, BoundProduct) else (family,)
+        wrong = [f.name for f in parts if not isinstance(f, (Dense, Diagonal))]
+        if wrong:
+            raise IncompatibleError(
+                f"MomentMatching fits dense and diagonal Gaussians and products of them, not {', '.join(wrong)}. "
+                f"Use algorithm=lb.algorithms.GradientVI(objective={self.objective!r}), or family='dense'."
+            )
+        if model.dimension > DENSE_LIMIT:
+            raise IncompatibleError(
+                f"MomentMatching measures the {model.dimension} x {model.dimension} moments of this posterior by "
+                f"weighted draws; it is meant for up to {DENSE_LIMIT} unconstrained dimensions, and their weights "
+                "seldom can be believed above a hundred. Use algorithm='sample_average'."
+            )
+
+    def init(self, seed: int, kernel: Kernel, family: Family) -> _State:
+        p = kernel.dimension
+        groups = groups_of(family, p)
+        draws = max(_FIRST, 64 * int(np.ceil(4 * p / 64)), self.objective.num_samples)
+        start = ScoreRegression().init(seed, kernel, Dense())
+        return _State(kernel, family, np.random.default_rng([seed, 6]), groups, draws, start)
+
+    def step(self, state: _State) -> tuple[_State, Info]:
+        if state.q is None:
+            return self._approach(state)
+        self._round(state)
+        assert state.q is not None
+        elbo, se = elbo_of(state.kernel, as_block(state.q, state.groups), state.rng)
+        detail = f"{state.draws} draws, k-hat {state.found.pareto_k:.2f}" if state.found is not None else ""
+        return state, Info("matching moments", state.rounds, elbo, se, state.change, state.status, detail)
+
+    def output(self, state: _State) -> Block | None:
+        if state.q is None:
+            if state.fitted is None:
+                return None
+            return state.family.build(np.asarray(state.fitted.mean), state.fitted.covariance())  # pyright: ignore
+        return as_block(state.q, state.groups)
+
+    # -- pieces ----------------------------------------------------------------------------------
+
+    def _approach(self, state: _State) -> tuple[_State, Info]:
+        """A step of the dense fit that is the start; once it has arrived, q and pi for its Gaussian."""
+        first = ScoreRegression()
+        state.start, info = first.step(state.start)
+        state.fitted = first.output(state.start)
+        phase = "fitting a start" if info.phase == "fitting" else info.phase
+        # Its ELBO is of another q than the answer: it has no place in the trace.
+        info = Info(phase, info.step, status=info.status)
+        if info.status in (Status.FLAT, Status.UNBOUNDED, Status.NOT_FINITE) or state.fitted is None:
+            return state, info
+        if info.status is not None or info.phase == "looking for other modes":
+            block = state.fitted
+            p = Moments(np.asarray(block.mean), block.covariance())  # pyright: ignore[reportAttributeAccessIssue]
+            state.q = best(p, state.groups, self.objective.power)
+            state.pi = between(p, state.q, self.objective.power) or p
+        return state, info._replace(status=None)
+
+    def _round(self, state: _State) -> None:
+        """Measure the moments of pi at q, and move q to what they imply."""
+        assert state.q is not None and state.pi is not None
+        state.rounds += 1
+        n, q = self.objective.power, as_block(state.q, state.groups)
+        found = measure(state.kernel, state.pi, q, n, state.rng, state.draws, state.groups)
+        state.found = found
+        most = min(_MOST, _NUMBERS // (2 * state.kernel.dimension) // 64 * 64)
+        if found.moments is None:
+            state.doubtful += 1
+            state.draws = min(4 * state.draws, most)
+        else:
+            p = surrogate(found.moments, state.q, n)
+            moved = best(p, state.groups, n)
+            state.change = _distance(state.q, moved)
+            state.q, state.pi = moved, between(p, moved, n) or found.moments
+            self._judge(state, found, most)
+        if state.status is None and state.rounds >= self.max_steps:
+            state.status = Status.MAX_STEPS
+        elif state.status is None and state.doubtful >= _PATIENCE:
+            state.status = Status.UNEVEN
+
+    def _judge(self, state: _State, found: Measured, most: int) -> None:
+        error = np.sqrt(2 * found.cost)
+        believed = found.pareto_k <= USABLE_K or found.even
+        state.doubtful = 0 if believed else state.doubtful + 1
+        settled = state.change < max(self.tolerance, 2 * error)
+        if found.cost <= allowed(state.kernel.dimension):
+            if settled and believed:
+                state.status = Status.CONVERGED
+            elif not believed:
+                state.draws = min(2 * state.draws, most)
+        elif state.change < 4 * error:
+            if state.draws >= most:
+                state.status = Status.UNEVEN
+            state.draws = min(4 * state.draws, most)
+
+
+def elbo_of(kernel: Kernel, q: Block, rng: np.random.Generator) -> tuple[float, float]:
+    """The ELBO of q with its standard error, on 256 draws of its own (twice the dimensions, if that is more)."""
+    x = q.transform(matched_normals(rng, max(256, 2 * q.dimension), q.dimension))
+    value = kernel(x)[0] - q.log_prob(x)
+    if not np.isfinite(value).all():
+        return np.nan, np.nan
+    return float(value.mean()), float(value.std() / np.sqrt(len(value)))
+
+
+def groups_of(family: Family, p: int) -> list[np.ndarray]:
+    """Coordinates of each block of the covariance, for dense and diagonal families and products of them."""
+    whole = [(family, np.arange(p))]
+    parts = zip(family.families, family.indices, strict=True) if isinstance(family, BoundProduct) else whole
+    return [np.sort(g) for f, i in parts for g in ([i] if isinstance(f, Dense) else list(i[:, None]))]
+
+
+def as_block(q: Moments, groups: list[np.ndarray]) -> Block:
+    """The Gaussian with these moments, its covariance restricted to blocks."""
+    if len(groups) == 1:
+        return DenseGaussian(q.mean, root(q.covariance))
+    if len(groups) == len(q.mean):
+        return DiagonalGaussian(q.mean, np.sqrt(np.diagonal(q.covariance)))
+    return ProductBlock(
+        tuple(DenseGaussian(q.mean[g], root(q.covariance[np.ix_(g, g)])) for g in groups), tuple(groups)
+    )
+
+
+def _distance(a: Moments, b: Moments) -> float:
+    """sqrt(2 KL(a || b)) of Gaussians."""
+    white = np.linalg.inv(np.linalg.cholesky(b.covariance))
+    ratio = white @ a.covariance @ white.T
+    w = np.linalg.eigvalsh(0.5 * (ratio + ratio.T))
+    twice = ((white @ (a.mean - b.mean)) ** 2).sum() + (w - 1 - np.log(np.maximum(w, 1e-300))).sum()
+    return float(np.sqrt(max(twice, 0.0)))

@@ -1,0 +1,146 @@
+"""The forward KL and the chi bound among Gaussians, where the optimum is known."""
+
+from __future__ import annotations
+
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpyro.distributions import constraints
+from scipy.optimize import minimize
+
+import lowerbound as lb
+from lowerbound.algorithms import GradientVI, MomentMatching, Status
+from lowerbound.algorithms.tilted import Moments, best, between, surrogate
+from lowerbound.errors import IncompatibleError, TrustWarning
+from lowerbound.model import Model
+from lowerbound.plan import choose
+
+P = 4
+_root = np.tril(0.5 * np.random.default_rng(5).standard_normal((P, P)), -1) + np.diag([0.01, 1.0, 3.0, 50.0])
+COVARIANCE = _root @ _root.T
+MEAN = np.array([0.3, -2.0, 10.0, 400.0])
+
+
+def gaussian() -> lb.LogDensity:
+    precision = jnp.asarray(np.linalg.inv(COVARIANCE))
+    return lb.LogDensity(
+        lambda a, b: -0.5 * (jnp.append(a, b) - MEAN) @ precision @ (jnp.append(a, b) - MEAN),
+        {"a": lb.Site(constraints.real, (3,)), "b": lb.Site(constraints.real, ())},
+    )
+
+
+def fitted(*arguments, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrustWarning)
+        return lb.fit(*arguments, **options)
+
+
+def cubo(d: np.ndarray, precision: np.ndarray, n: float) -> float:
+    """log ∫ p^n q^(1 - n) but for constants, of centred Gaussians with precisions ``precision`` and diag(d)."""
+    inner = n * precision - (n - 1) * np.diag(d)
+    if np.linalg.eigvalsh(inner)[0] <= 0:
+        return 1e6
+    return -(n - 1) / 2 * np.log(d).sum() - 0.5 * np.linalg.slogdet(inner)[1]
+
+
+def cubo_variances(n: float) -> np.ndarray:
+    """The variances of the best diagonal q, by a search over them in units of the margins."""
+    sd = np.sqrt(np.diagonal(COVARIANCE))
+    precision = np.linalg.inv(COVARIANCE / np.outer(sd, sd))
+    start = np.full(P, np.log(np.linalg.eigvalsh(precision)[0]))
+    found = minimize(lambda t: cubo(np.exp(t), precision, n), start, method="Nelder-Mead", tol=1e-10)
+    found = minimize(lambda t: cubo(np.exp(t), precision, n), found.x, method="Nelder-Mead", tol=1e-12)
+    return sd**2 * np.exp(-found.x)
+
+
+def test_the_forward_kl_of_a_mean_field_has_the_margins():
+    posterior = fitted(gaussian(), family="diagonal", objective="forward_kl")
+    assert posterior.algorithm_name == "moment_matching" and posterior.status.converged
+    np.testing.assert_allclose(posterior.q.variance(), np.diagonal(COVARIANCE), rtol=1e-6)
+    np.testing.assert_allclose(posterior.q.mean, MEAN, rtol=1e-6)
+
+
+@pytest.mark.parametrize("order", [1.3, 2.0])
+def test_the_chi_bound_of_a_mean_field_has_its_least_value(order):
+    posterior = fitted(gaussian(), family="diagonal", objective=lb.objectives.ChiUpperBound(order))
+    assert posterior.status.converged
+    wanted = cubo_variances(order)
+    assert (wanted > 1.005 * np.diagonal(COVARIANCE)).any()  # wider than the margins: another optimum than the KL's
+    np.testing.assert_allclose(posterior.q.variance(), wanted, rtol=1e-3)
+
+
+def test_the_chi_bound_of_a_dense_gaussian_is_exact():
+    posterior = fitted(gaussian(), family="dense", objective="chi_upper_bound")
+    scale = np.sqrt(np.diagonal(COVARIANCE))
+    np.testing.assert_allclose(posterior.q.covariance() / np.outer(scale, scale), COVARIANCE / np.outer(scale, scale),
+                               atol=1e-6)  # fmt: skip
+    assert posterior.verdict.status.name == "TRUSTED"
+
+
+def test_a_product_has_the_blocks():
+    family = lb.families.Product({"a": lb.families.Dense(), "b": lb.families.Diagonal()})
+    q = fitted(gaussian(), family=family, objective="forward_kl").q
+    np.testing.assert_allclose(q.blocks[0].covariance(), COVARIANCE[:3, :3], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(q.variance()[3], COVARIANCE[3, 3], rtol=1e-6)
+
+
+def test_the_surrogate_undoes_the_tilt():
+    p, q = Moments(MEAN, COVARIANCE), Moments(MEAN - 0.3, np.diag(3.0 * np.diagonal(COVARIANCE)))
+    for power in (1.0, 1.5, 3.0):
+        pi = between(p, q, power)
+        assert pi is not None
+        back = surrogate(pi, q, power)
+        np.testing.assert_allclose(back.covariance, COVARIANCE, rtol=1e-6)
+        np.testing.assert_allclose(back.mean, MEAN, rtol=1e-6)
+        found = best(p, [np.array([0, 2]), np.array([1]), np.array([3])], power)
+        there = between(p, found, power)
+        assert there is not None
+        np.testing.assert_allclose(np.diagonal(there.covariance), np.diagonal(found.covariance), rtol=1e-6)
+        np.testing.assert_allclose(there.covariance[0, 2], found.covariance[0, 2], rtol=1e-5)
+    assert between(p, Moments(MEAN, 0.1 * COVARIANCE), 2.0) is None  # q so narrow that the bound is infinite
+
+
+def skewed() -> lb.LogDensity:
+    """exp(a) ~ Gamma(3), and b given a normal: E[a] = digamma(3), var a = trigamma(3)."""
+    return lb.LogDensity(
+        lambda a, b: 3 * a - jnp.exp(a) - 0.5 * (b - a**2) ** 2,
+        {"a": lb.Site(constraints.real, ()), "b": lb.Site(constraints.real, ())},
+    )
+
+
+def test_the_moments_of_a_skewed_target():
+    from scipy.special import polygamma
+    from scipy.stats import loggamma
+
+    law = loggamma(3)
+    posterior = fitted(skewed(), objective="forward_kl")
+    assert posterior.status.converged, posterior.status
+    mean, variance = polygamma(0, 3), polygamma(1, 3)
+    # What the rule allows: 0.002 nats, so at most 0.063 sd in a mean and 0.09 in a log variance.
+    assert abs(posterior.q.mean[0] - mean) < 0.05 * np.sqrt(variance)
+    assert abs(np.log(posterior.q.variance()[0] / variance)) < 0.08
+    assert abs(posterior.q.mean[1] - law.moment(2)) < 0.05 * np.sqrt(posterior.q.variance()[1])
+    assert abs(np.log(posterior.q.variance()[1] / (1 + law.moment(4) - law.moment(2) ** 2))) < 0.08
+
+
+def test_weights_that_cannot_be_believed_are_said():
+    """A funnel: its neck holds mass that a Gaussian's draws never meet."""
+    funnel = lb.LogDensity(
+        lambda v, x: -0.5 * (v / 3) ** 2 - 0.5 * (x**2).sum() * jnp.exp(-v) - 4.5 * v,
+        {"v": lb.Site(constraints.real, ()), "x": lb.Site(constraints.real, (9,))},
+    )
+    posterior = fitted(funnel, objective="chi_upper_bound")
+    assert posterior.status is Status.UNEVEN
+    assert not posterior.verdict.converged
+
+
+def test_what_it_is_chosen_for():
+    model = Model.from_log_density(gaussian(), {})
+    for family in (None, "dense", "diagonal"):
+        assert isinstance(choose(model, family, objective="forward_kl")[1], MomentMatching)
+    assert isinstance(choose(model, "low_rank", objective="forward_kl")[1], GradientVI)
+    assert isinstance(choose(model, None, objective="renyi")[1], GradientVI)
+    with pytest.raises(IncompatibleError, match=r"MomentMatching\(objective=ELBO.*ForwardKL"):
+        MomentMatching(lb.objectives.ELBO())

@@ -1,0 +1,90 @@
+"""Where the model is not conjugate a Gaussian is carried over, and what that loses is measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+import lowerbound as lb
+from lowerbound.families import DenseGaussian, DiagonalGaussian
+from lowerbound.families.stand_in import gaussian_kl, gaussian_of
+from tests.updating.models import logistic
+
+
+def clicks(n, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, 2))
+    return x, (rng.uniform(size=n) < 1 / (1 + np.exp(-x @ [1.0, -1.5]))).astype(int)
+
+
+def test_a_logistic_regression_in_ten_batches_is_near_the_fit_of_all_data():
+    x, y = clicks(600, 0)
+    whole = lb.fit(logistic, {"x": x, "y": y})
+    posterior = lb.fit(logistic, {"x": x[:60], "y": y[:60]})
+    for i in range(60, 600, 60):
+        posterior = posterior.update({"x": x[i : i + 60], "y": y[i : i + 60]})
+    sd = whole.sd()["w"]
+    assert (np.abs(posterior.mean()["w"] - whole.mean()["w"]) < 0.1 * sd).all()
+    assert (np.abs(np.log(posterior.sd()["w"] / sd)) < 0.1).all()
+    draws = [p.sample_unconstrained(4000) for p in (posterior, whole)]
+    assert gaussian_kl(*(gaussian_of(d, np.ones(len(d))) for d in draws)) < 0.02
+    last = posterior.updates[-1]
+    assert abs(last.log_evidence.value - whole.log_evidence.value) < 0.5  # tails of the first Gaussians
+    assert all(u.kl.value > 0 and 0 <= u.lost.value + 1e-6 < 0.02 for u in posterior.updates)
+    assert last.kl_gap.value > sum(u.lost.value for u in posterior.updates)
+    assert posterior.verdict.trusted
+
+
+@pytest.mark.filterwarnings("ignore::lowerbound.errors.TrustWarning")
+def test_a_projection_that_loses_much_is_not_trusted():
+    # Fifteen rows that are all but separable leave a skewed posterior, and the next rows are in its tail.
+    x, y = clicks(75, 2)
+    posterior = lb.fit(logistic, {"x": x[:15], "y": y[:15]})
+    for i in range(15, 75, 15):
+        posterior = posterior.update({"x": x[i : i + 15], "y": y[i : i + 15]})
+    whole = lb.fit(logistic, {"x": x, "y": y})
+    assert np.abs((posterior.mean()["w"] - whole.mean()["w"]) / whole.sd()["w"]).max() > 0.5
+    assert max(u.lost.value for u in posterior.updates) > 0.02
+    assert posterior.verdict.status is lb.VerdictStatus.NOT_TRUSTED
+    assert "not to be trusted" in posterior.verdict.sentence or "is no Gaussian" in posterior.verdict.sentence
+
+
+def test_sites_that_were_moved_are_carried_in_their_own_coordinates():
+    def schools(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 5))
+        tau = numpyro.sample("tau", dist.HalfNormal(2))
+        with numpyro.plate("schools", 3):
+            theta = numpyro.sample("theta", dist.Normal(mu, tau))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(theta, 1.0).to_event(1), obs=y)
+
+    from lowerbound.projection import stand_in
+    from lowerbound.updating import as_model
+
+    rng = np.random.default_rng(0)
+    y = rng.normal(1.0, 1.2, (3, 3))
+    posterior = lb.fit(schools, {"y": y})
+    assert "theta" in posterior._sites.elsewhere  # else there is nothing to test
+    bound = as_model(schools, {"y": y})
+    gaussian, _ = stand_in(posterior, ["mu", "tau", "theta"], bound)
+    draws = posterior.sample(4000)
+    # theta is real: its own coordinates are its values, whatever those of the fit.
+    places = bound.sites["theta"].slice
+    assert np.allclose(gaussian.mean[places], draws["theta"].mean(0), atol=0.05)
+    assert np.allclose(np.sqrt(gaussian.variance()[places]), draws["theta"].std(0), rtol=0.06)
+
+
+def test_the_divergence_of_gaussians_is_that_of_their_densities():
+    rng = np.random.default_rng(0)
+    roots = [np.linalg.cholesky(a @ a.T + np.eye(3)) for a in rng.standard_normal((2, 3, 3))]
+    one, two = (DenseGaussian(m, r) for m, r in zip(rng.standard_normal((2, 3)), roots, strict=True))
+    flat = DiagonalGaussian(np.ones(3), np.array([0.5, 1.0, 2.0]))
+    for a, b in ((one, two), (one, flat), (flat, two), (flat, DiagonalGaussian(np.zeros(3), np.ones(3)))):
+        sa, sb = (q.covariance() if isinstance(q, DenseGaussian) else np.diag(q.scale**2) for q in (a, b))
+        away = a.location - b.location
+        exact = np.trace(np.linalg.solve(sb, sa)) + away @ np.linalg.solve(sb, away) - 3
+        exact = 0.5 * (exact + np.linalg.slogdet(sb)[1] - np.linalg.slogdet(sa)[1])
+        assert abs(gaussian_kl(a, b) - exact) < 1e-10
+    assert gaussian_kl(one, one) < 1e-12
