@@ -85,8 +85,8 @@ class BlackBoxVI(Algorithm):
     Args:
         blocks: From names of continuous sites to kinds of blocks (``{"rate": "log_normal"}``); for the others by
             support: normal, gamma, beta, dirichlet, von_mises.
-        gradients: From names of sites to gradients; for the others ``Implicit`` (continuous), ``Enumeration`` (discrete,
-            few values), ``SiteScoreFunction`` (discrete, many).
+        gradients: From names of sites to gradients; for the others ``Implicit`` (continuous), ``Enumeration`` (discrete
+            of few values), ``SiteScoreFunction`` (discrete of many).
         num_samples: Draws a step.
         optimizer: Any optax optimiser, of a *loss* as optax has it; None for Adam with a rate found by a race.
         max_steps: Steps before giving up.
@@ -238,8 +238,9 @@ class BlackBoxVI(Algorithm):
                 u, v = (a[site.slice].reshape(site.unconstrained_shape) for a in (end.x, variance))
                 out[p.name] = p.matched(u, v)
         if model.discrete:
-            assert state.box.kernel is not None and state.box.kernel.model.responsibilities is not None
+            assert state.box.kernel is not None
             summed = state.box.kernel.model
+            assert summed.responsibilities is not None
             with float64():
                 values = summed.constrain(jnp.asarray(end.x), summed.arguments)
                 found = jax.jit(summed.responsibilities)({n: values[n] for n in model.sites})
@@ -312,10 +313,10 @@ class BlackBoxVI(Algorithm):
             return
         arguments = [jnp.asarray(a) for a in state.box.model.arguments]
         program = jax.jit(lambda z: state.graph.log_probs(z, arguments))
-        point = {}
-        for i, p in enumerate(state.parts):
-            draw = np.asarray(p.draw(free[p.name], jax.random.PRNGKey(i), 1)[0])
-            point[p.name] = p.block.values[draw] if p.discrete else draw  # pyright: ignore[reportAttributeAccessIssue]
+        rng, point = np.random.default_rng([state.seed, 22]), {}
+        for p in state.parts:
+            natural = {k: np.asarray(v) for k, v in p.natural(free[p.name]).items()}
+            point |= {n: x[0] for n, x in p.block.sample(rng, natural, 1).items()}
         state.graph.check_plates(point, program)
 
 

@@ -15,7 +15,8 @@ family. Draws z = T(e; phi) are functions of the parameters:
 | categorical | Categorical(softmax l) | l | an index; no function of l |
 
 A gamma draw g is a function of its shape through its distribution function F(g; a), which stays what it was:
-dg/da = -(dF/da) / p(g) (Figurnov, Mohamed & Mnih 2018; JAX's own derivative of its gamma sampler).
+dg/da = -(dF/da) / p(g) (Figurnov, Mohamed & Mnih 2018; JAX's own derivative of its gamma sampler). That derivative is
+most of what there is to compile, so the gammas of all sites are drawn by one call (:func:`draw_all`).
 """
 
 from __future__ import annotations
@@ -57,9 +58,11 @@ class Drawn:
         name, kind, shape: Of the site.
         block: The exponential-family block.
         natural: Its natural parameters, from free ones.
-        draw: ``draw(free, key, n)`` are draws ``[n, *shape]``, differentiable; of a categorical, indices of its values.
+        draw: ``draw(free, key, n, log_g)`` are draws ``[n, *shape]``, differentiable; of a categorical, indices of its
+            values. ``log_g`` are logarithms of gamma draws, where it asks for them.
         matched: ``matched(u, variance)`` are the free parameters nearest to a normal of the unconstrained coordinates,
             on the host; None for a discrete site.
+        gammas: ``gammas(free)`` are the shapes a of the Gamma(a, 1) draws that it asks for; None for none.
     """
 
     name: str
@@ -67,8 +70,9 @@ class Drawn:
     shape: tuple[int, ...]
     block: ExponentialBlock
     natural: Callable[[Free], dict[Any, Any]]
-    draw: Callable[[Free, Any, int], Any]
+    draw: Callable[[Free, Any, int, Any], Any]
     matched: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]] | None
+    gammas: Callable[[Free], Any] | None = None
 
     @property
     def discrete(self) -> bool:
@@ -89,7 +93,7 @@ def normal(name: str, shape: Sequence[int]) -> Drawn:
         precision = jnp.exp(-2 * free["log_scale"])
         return {f"{name}": free["location"] * precision, f"{name} {name}": -0.5 * precision}
 
-    def draw(free: Free, key: Any, n: int) -> Any:
+    def draw(free: Free, key: Any, n: int, log_g: Any) -> Any:
         return free["location"] + jnp.exp(free["log_scale"]) * jax.random.normal(key, (n, *shape))
 
     return Drawn(name, "normal", tuple(shape), block, natural, draw, _as_normal)
@@ -102,7 +106,7 @@ def log_normal(name: str, shape: Sequence[int]) -> Drawn:
         precision = jnp.exp(-2 * free["log_scale"])
         return {"log": free["location"] * precision - 1, "squared": -0.5 * precision}
 
-    def draw(free: Free, key: Any, n: int) -> Any:
+    def draw(free: Free, key: Any, n: int, log_g: Any) -> Any:
         return jnp.exp(free["location"] + jnp.exp(free["log_scale"]) * jax.random.normal(key, (n, *shape)))
 
     return Drawn(name, "log_normal", tuple(shape), block, natural, draw, _as_normal)
@@ -123,16 +127,15 @@ def gamma(name: str, shape: Sequence[int], power: int = 1) -> Drawn:
         a, b = parameters(free)
         return {"log": power * a - 1, "raised": -b}
 
-    def draw(free: Free, key: Any, n: int) -> Any:
-        a, b = parameters(free)
-        log_u = jax.random.loggamma(key, jnp.broadcast_to(a, (n, *shape))) - jnp.log(b)
-        return jnp.clip(jnp.exp(log_u / power), _TINY, 1 / _TINY)
+    def draw(free: Free, key: Any, n: int, log_g: Any) -> Any:
+        return jnp.clip(jnp.exp((log_g - jnp.log(parameters(free)[1])) / power), _TINY, 1 / _TINY)
 
     def matched(u: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray]:
         a = _inverse_trigamma(variance)  # Var[log x]; E[log x^p] = digamma(a) - log b
         return {"log_mean": u + power * (np.log(a) - special.digamma(a)), "log_shape": np.log(a)}
 
-    return Drawn(name, "gamma" if power == 1 else "inverse_gamma", tuple(shape), block, natural, draw, matched)
+    kind = "gamma" if power == 1 else "inverse_gamma"
+    return Drawn(name, kind, tuple(shape), block, natural, draw, matched, lambda free: parameters(free)[0])
 
 
 def inverse_gamma(name: str, shape: Sequence[int]) -> Drawn:
@@ -145,9 +148,7 @@ def beta(name: str, shape: Sequence[int]) -> Drawn:
     def natural(free: Free) -> dict[Any, Any]:
         return {"log": jnp.exp(free["log_a"]) - 1, "complement": jnp.exp(free["log_b"]) - 1}
 
-    def draw(free: Free, key: Any, n: int) -> Any:
-        both = jnp.broadcast_to(jnp.exp(jnp.stack([free["log_a"], free["log_b"]])), (n, 2, *shape))
-        log_g = jax.random.loggamma(key, both)
+    def draw(free: Free, key: Any, n: int, log_g: Any) -> Any:
         return jnp.clip(jax.nn.sigmoid(log_g[:, 0] - log_g[:, 1]), _TINY, _LAST)
 
     def matched(u: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray]:
@@ -156,7 +157,10 @@ def beta(name: str, shape: Sequence[int]) -> Drawn:
         total = 1 / (np.maximum(variance, 1e-12) * m * (1 - m))
         return {"log_a": np.log(total * m), "log_b": np.log(total * (1 - m))}
 
-    return Drawn(name, "beta", tuple(shape), block, natural, draw, matched)
+    def gammas(free: Free) -> Any:
+        return jnp.exp(jnp.stack([free["log_a"], free["log_b"]]))
+
+    return Drawn(name, "beta", tuple(shape), block, natural, draw, matched, gammas)
 
 
 def dirichlet(name: str, shape: Sequence[int]) -> Drawn:
@@ -165,9 +169,8 @@ def dirichlet(name: str, shape: Sequence[int]) -> Drawn:
     def natural(free: Free) -> dict[Any, Any]:
         return {"log": jnp.exp(free["log_concentration"]) - 1}
 
-    def draw(free: Free, key: Any, n: int) -> Any:
-        a = jnp.broadcast_to(jnp.exp(free["log_concentration"]), (n, *shape))
-        return jnp.clip(jax.nn.softmax(jax.random.loggamma(key, a), axis=-1), _TINY, _LAST)
+    def draw(free: Free, key: Any, n: int, log_g: Any) -> Any:
+        return jnp.clip(jax.nn.softmax(log_g, axis=-1), _TINY, _LAST)
 
     def matched(u: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray]:
         # By sticks: v_1 = x_1, and the variance of its logit is about 1 / (total x_1 (1 - x_1)); so for each stick,
@@ -179,7 +182,10 @@ def dirichlet(name: str, shape: Sequence[int]) -> Drawn:
         total = np.median(1 / (np.maximum(variance, 1e-12) * v * (1 - v) * left[..., :-1]), axis=-1, keepdims=True)
         return {"log_concentration": np.log(np.maximum(total * x, 1e-3))}
 
-    return Drawn(name, "dirichlet", tuple(shape), block, natural, draw, matched)
+    def gammas(free: Free) -> Any:
+        return jnp.exp(free["log_concentration"])
+
+    return Drawn(name, "dirichlet", tuple(shape), block, natural, draw, matched, gammas)
 
 
 def von_mises(name: str, shape: Sequence[int]) -> Drawn:
@@ -188,7 +194,7 @@ def von_mises(name: str, shape: Sequence[int]) -> Drawn:
     def natural(free: Free) -> dict[Any, Any]:
         return block.of(free["direction"], jnp.exp(free["log_concentration"]))
 
-    def draw(free: Free, key: Any, n: int) -> Any:
+    def draw(free: Free, key: Any, n: int, log_g: Any) -> Any:
         kappa = jnp.broadcast_to(jnp.exp(free["log_concentration"]), (n, *shape))
         x = von_mises_centered(key, jax.lax.stop_gradient(kappa), kappa.shape, kappa.dtype)
         return wrapped(free["direction"] + implicit_von_mises(kappa, jax.lax.stop_gradient(x)))
@@ -205,10 +211,25 @@ def von_mises(name: str, shape: Sequence[int]) -> Drawn:
 def categorical(name: str, shape: Sequence[int], values: np.ndarray) -> Drawn:
     block = CategoricalBlock(name, tuple(shape), values, "indicator")
 
-    def draw(free: Free, key: Any, n: int) -> Any:
+    def draw(free: Free, key: Any, n: int, log_g: Any) -> Any:
         return jax.random.categorical(key, free["logits"], shape=(n, *shape))
 
     return Drawn(name, "categorical", tuple(shape), block, lambda free: {"indicator": free["logits"]}, draw, None)
+
+
+def draw_all(parts: Sequence[Drawn], parameters: Mapping[str, Free], key: Any, n: int) -> dict[str, Any]:
+    """Draws of every site ``[n, *shape]``, independent of each other."""
+    shapes = {p.name: p.gammas(parameters[p.name]) for p in parts if p.gammas is not None}
+    key, own = jax.random.split(key)
+    log_g: dict[str, Any] = {}
+    if shapes:
+        flat = jnp.concatenate([jnp.ravel(a) for a in shapes.values()])
+        drawn, start = jax.random.loggamma(own, jnp.broadcast_to(flat, (n, *flat.shape))), 0
+        for name, a in shapes.items():
+            log_g[name] = drawn[:, start : start + a.size].reshape((n, *a.shape))
+            start += a.size
+    keys = jax.random.split(key, len(parts))
+    return {p.name: p.draw(parameters[p.name], k, n, log_g.get(p.name)) for p, k in zip(parts, keys, strict=True)}
 
 
 def _inverse_trigamma(v: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lowerbound.families.drawn import Drawn, Free
+from lowerbound.families.drawn import Drawn, Free, draw_all
 from lowerbound.gradients.base import Slope, held
 from lowerbound.gradients.enumeration import Enumeration
 from lowerbound.gradients.implicit import Implicit
@@ -62,15 +62,10 @@ def surrogate(
         arguments: Arrays of the data.
     """
     s = num_samples
-    draws: dict[str, Any] = {}
-    labels: dict[str, Any] = {}
-    for part, k in zip(parts, jax.random.split(key, len(parts)), strict=True):
-        free, how = parameters[part.name], gradients[part.name]
-        if isinstance(how, Implicit):
-            draws[part.name] = how.draw(part, free, k, s)
-        else:
-            labels[part.name] = held(part.draw(free, k, s))
-            draws[part.name] = _values(part)[labels[part.name]]
+    first, second = jax.random.split(key)
+    draws = Implicit.draws([p for p in parts if not p.discrete], parameters, first, s)
+    labels = held(draw_all([p for p in parts if p.discrete], parameters, second, s))
+    draws |= {p.name: _values(p)[labels[p.name]] for p in parts if p.discrete}
     factors = jax.vmap(lambda z: graph.log_probs(z, arguments))(draws)
 
     listed = [p for p in parts if isinstance(gradients[p.name], Enumeration)]
@@ -89,22 +84,16 @@ def surrogate(
             )
         rest = [i for i in graph.touching(p.name) if lead.get(i) != p.name]
         if rest:
-
-            def blanket(k: int, p: Drawn = p, masks: Any = masks, at: Any = at, rest: Any = rest) -> Any:
-                own = [jax.vmap(lambda f, n=p.name: graph.blanket(n, f))({i: g[k][i] for i in rest}) for g in at]
-                return sum(jnp.where(m, b, 0.0) for m, b in zip(masks, own, strict=True))
-
-            values = jnp.stack([blanket(k) for k in range(len(_values(p)))], axis=-1)
+            blankets = [_blanket(graph, p.name, rest, masks, [g[k] for g in at]) for k in range(len(_values(p)))]
             how = gradients[p.name]
             assert isinstance(how, Enumeration)
-            extra = extra + how.surrogate(probabilities, values)
+            extra = extra + how.surrogate(probabilities, jnp.stack(blankets, axis=-1))
 
-    per_draw = sum(f.reshape(s, -1).sum(1) for f in factors)
+    per_draw = jnp.stack([f.reshape(s, -1).sum(1) for f in factors]).sum(0)
     for p in parts:
         how = gradients[p.name]
         if isinstance(how, SiteScoreFunction):
-            own = {i: factors[i] for i in graph.touching(p.name)}
-            f = jax.vmap(lambda a, n=p.name: graph.blanket(n, a))(own)
+            f = _blanket(graph, p.name, graph.touching(p.name), [np.ones(p.shape, bool)], [dict(enumerate(factors))])
             log_q = jax.nn.log_softmax(parameters[p.name]["logits"], axis=-1)
             log_q = jnp.broadcast_to(log_q, (s, *log_q.shape))
             log_q = jnp.take_along_axis(log_q, labels[p.name][..., None], axis=-1)[..., 0]
@@ -112,6 +101,15 @@ def surrogate(
             extra = extra + term - held(term)
     value = per_draw.mean() + sum(p.entropy(parameters[p.name]) for p in parts)
     return Slope(value + extra, held(value), held(value))
+
+
+def _blanket(
+    graph: FactorGraph, name: str, places: Sequence[int], masks: Sequence[Any], at: Sequence[Mapping[int, Any]]
+) -> Any:
+    """What of log p changes with each element of a latent ``[s, *shape]``, from those of ``places`` among the factors,
+    which are given once for each group of elements."""
+    each = jax.vmap(lambda f: graph.blanket(name, f))
+    return sum(jnp.where(m, each({i: f[i] for i in places}), 0.0) for m, f in zip(masks, at, strict=True))
 
 
 def _values(part: Drawn) -> Any:

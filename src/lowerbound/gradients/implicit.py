@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowerbound.families.drawn import Drawn, Free
+from lowerbound.families.drawn import Drawn, Free, draw_all
 from lowerbound.gradients.sites import SiteGradient
 
 
@@ -20,6 +21,7 @@ class Implicit(SiteGradient):
 
     name = "implicit"
 
-    def draw(self, part: Drawn, free: Free, key: Any, n: int) -> Any:
-        """Draws ``[n, *shape]``, which carry their derivatives."""
-        return part.draw(free, key, n)
+    @staticmethod
+    def draws(parts: Sequence[Drawn], parameters: Mapping[str, Free], key: Any, n: int) -> dict[str, Any]:
+        """Draws of continuous sites ``[n, *shape]``, which carry their derivatives."""
+        return draw_all(parts, parameters, key, n)

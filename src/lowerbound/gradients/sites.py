@@ -3,7 +3,7 @@
 With q(z) = prod_b q_b(z_b; phi_b), the ELBO is E_q[log p(x, z)] + sum_b H(q_b), the entropies in closed form. What is
 left to estimate is the slope of one expectation, and each block may take its own way to it:
 
-    implicit reparameterisation    E[d log p / dz_b  dz_b / dphi_b],         dz_b / dphi_b from its distribution function
+    implicit reparameterisation    E[d log p / dz_b  dz_b / dphi_b],      dz_b / dphi_b from its distribution function
     enumeration                    E_-b[sum_k d q_b(k) / dphi_b  log p(x, z_b = k, z_-b)]
     score function                 E[(log p - baseline) d log q_b(z_b) / dphi_b]
 

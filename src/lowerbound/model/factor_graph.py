@@ -108,9 +108,9 @@ class FactorGraph:
 
     def free_axes(self, latent: str) -> tuple[int, ...]:
         """Axes of a latent along which some factor depends on several of its elements at once."""
-        count = len(self.shapes[latent])
+        shape = self.shapes[latent]
         together = [set(self.shared(latent, i)) for i in self.touching(latent)]
-        return tuple(a for a in range(count) if any(a not in s for s in together))
+        return tuple(a for a, n in enumerate(shape) if n > 1 and any(a not in s for s in together))
 
     def blanket(self, latent: str, log_probs: Mapping[int, Any]) -> Any:
         """What of log p(x, z) changes with each element of a latent, as far as these factors go: ``[*shape]``.
@@ -134,10 +134,11 @@ class FactorGraph:
         """An array ``[*shape]`` of a latent without free axes, so that it broadcasts with a factor's elements."""
         shared, ndim = self.shared(latent, factor), len(self.factors[factor].shape)
         order = sorted(shared, key=lambda axis: shared[axis])
+        single = [axis for axis in range(values.ndim) if axis not in shared]
         shape = [1] * ndim
         for axis in order:
             shape[shared[axis] % ndim] = self.shapes[latent][axis]
-        return values.transpose(order).reshape(shape)
+        return values.transpose([*single, *order]).reshape(shape)
 
     def check_plates(self, before: Mapping[str, Any], log_probs: Any) -> None:
         """See that the model keeps to its plates where discrete latents are concerned.
@@ -154,8 +155,8 @@ class FactorGraph:
         base = [np.asarray(a) for a in log_probs(before)]
         for name, site in self.model.discrete.items():
             for plate, axis in self.model.plate_axes.get(name, {}).items():
-                index = np.arange(site.shape[axis])
-                odd = (index % 2 == 1).reshape([-1 if a == axis else 1 for a in range(len(site.shape))])
+                half = np.random.default_rng(0).permutation(site.shape[axis]) % 2 == 1
+                odd = half.reshape([-1 if a == axis else 1 for a in range(len(site.shape))])
                 place = np.searchsorted(site.values, np.asarray(before[name]))
                 other = site.values[(place + 1) % len(site.values)]
                 moved = log_probs({**before, name: np.where(odd, other, before[name])})
@@ -163,8 +164,8 @@ class FactorGraph:
                     dim = self.shared(name, i).get(axis)
                     if dim is None:
                         continue
-                    still = [slice(None)] * base[i].ndim
-                    still[dim] = slice(0, None, 2)  # rows whose own element has not moved
+                    still: list[Any] = [slice(None)] * base[i].ndim
+                    still[dim] = ~half  # rows whose own element has not moved
                     a, b = base[i][tuple(still)], np.asarray(moved[i])[tuple(still)]
                     if not np.allclose(a, b, rtol=1e-9, atol=1e-9, equal_nan=True):
                         raise ModelError(

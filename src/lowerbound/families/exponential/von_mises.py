@@ -133,19 +133,29 @@ def von_mises_entropy(kappa: Any) -> Any:
 
 
 def von_mises_quantile(kappa: np.ndarray, e: np.ndarray) -> np.ndarray:
-    """The quantile of VonMises(0, kappa) at the probability Phi(e), by bisection of its distribution function.
+    """The quantile of VonMises(0, kappa) at the probability Phi(e); concentrations above 1e6 are normal.
 
-    In the lower half, by symmetry, where probabilities do not round to one; concentrations above 1e6 are normal.
+    In the lower half, by symmetry, where probabilities do not round to one: by bisection of SciPy's distribution
+    function, then by Newton steps on a quadrature (SciPy's own is a normal approximation where kappa > 50).
     """
     kappa = np.broadcast_to(np.asarray(kappa, float), e.shape)
     p = special.ndtr(-np.abs(e))
-    low, high = np.maximum(-math.pi, -40 / np.sqrt(np.maximum(kappa, 1e-12))), np.zeros(e.shape)
-    inside = np.minimum(kappa, 1e6)
-    for _ in range(50):
+    inside = np.clip(kappa, 1e-12, 1e6)
+    end = np.maximum(-math.pi, -_FAR / np.sqrt(inside))
+    low, high = end, np.zeros(e.shape)
+    for _ in range(25):
         middle = 0.5 * (low + high)
         above = stats.vonmises.cdf(middle, inside) > p
         low, high = np.where(above, low, middle), np.where(above, middle, high)
-    x = np.where(kappa > 1e6, -np.abs(e) / np.sqrt(np.maximum(kappa, 1e-12)), 0.5 * (low + high))
+    x = 0.5 * (low + high)
+    for _ in range(3):
+        half = 0.5 * (x - end)
+        mass = sum(
+            w * np.exp(inside * (np.cos(end + half * (t + 1)) - np.cos(x))) for t, w in zip(*_SLOPE, strict=True)
+        )
+        here = np.exp(inside * (np.cos(x) - 1)) / (2 * math.pi * special.i0e(inside))
+        x = np.clip(x - (half * mass - p / np.maximum(here, 1e-300)), end, 0.0)  # (F - p) / F'
+    x = np.where(kappa > 1e6, -np.abs(e) / np.sqrt(np.maximum(kappa, 1e-12)), x)
     return np.where(e > 0, -x, x)
 
 
