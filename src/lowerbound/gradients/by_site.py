@@ -10,7 +10,6 @@ has its mean over that latent's values, weighted by q, in place of its value at 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,18 +26,11 @@ from lowerbound.gradients.sites import ENUMERATED, SiteGradient
 from lowerbound.model.factor_graph import FactorGraph
 
 
-def evaluations(graph: FactorGraph, part: Drawn) -> int:
-    """Of the factors, for one draw, if a discrete latent is enumerated: its values, once for each of the elements that
-    some factor has several of."""
-    free = math.prod(part.shape[a] for a in graph.free_axes(part.name))
-    return free * len(part.block.values)  # pyright: ignore[reportAttributeAccessIssue]
-
-
 def default_site_gradient(graph: FactorGraph, part: Drawn) -> SiteGradient:
     """Implicit for continuous blocks; enumeration for discrete ones of few values, else the score function."""
     if not part.discrete:
         return Implicit()
-    return Enumeration() if evaluations(graph, part) <= ENUMERATED else SiteScoreFunction()
+    return Enumeration() if Enumeration().evaluations(graph, part) <= ENUMERATED else SiteScoreFunction()
 
 
 def surrogate(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+from lowerbound.families.drawn import Drawn
 from lowerbound.gradients.base import held
 from lowerbound.gradients.sites import SiteGradient
+from lowerbound.model.factor_graph import FactorGraph
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,11 @@ class Enumeration(SiteGradient):
     """
 
     name = "enumeration"
+
+    def evaluations(self, graph: FactorGraph, part: Drawn) -> int:
+        """Its values, once for each of the elements that some factor has several of."""
+        one_by_one = math.prod(part.shape[a] for a in graph.free_axes(part.name))
+        return one_by_one * len(part.block.values)  # pyright: ignore[reportAttributeAccessIssue]
 
     def surrogate(self, probabilities: Any, blanket: Any) -> Any:
         """Its slope in the probabilities; its value is zero.

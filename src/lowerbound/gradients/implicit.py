@@ -8,6 +8,7 @@ from typing import Any
 
 from lowerbound.families.drawn import Drawn, Free, draw_all
 from lowerbound.gradients.sites import SiteGradient
+from lowerbound.model.factor_graph import FactorGraph
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Implicit(SiteGradient):
     """
 
     name = "implicit"
+
+    def evaluations(self, graph: FactorGraph, part: Drawn) -> int:
+        return 0
 
     @staticmethod
     def draws(parts: Sequence[Drawn], parameters: Mapping[str, Free], key: Any, n: int) -> dict[str, Any]:

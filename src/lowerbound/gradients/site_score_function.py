@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lowerbound.families.drawn import Drawn
 from lowerbound.gradients.base import held
 from lowerbound.gradients.sites import SiteGradient
+from lowerbound.model.factor_graph import FactorGraph
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class SiteScoreFunction(SiteGradient):
     rao_blackwell: bool = True
     name = "site_score_function"
     min_samples = 2
+
+    def evaluations(self, graph: FactorGraph, part: Drawn) -> int:
+        return 0
 
     def surrogate(self, log_q: Any, blanket: Any, total: Any) -> Any:
         """Its slope in the parameters; its value is of no use.

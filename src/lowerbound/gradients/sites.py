@@ -12,12 +12,14 @@ The last two need only those factors that z_b is in: :mod:`lowerbound.model.fact
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from lowerbound.errors import IncompatibleError
+from lowerbound.families.drawn import Drawn
+from lowerbound.model.factor_graph import FactorGraph
 
-#: Values times elements to be taken one by one, up to which a discrete site is enumerated if nothing else is asked for.
+#: Evaluations of the factors up to which a discrete site is enumerated if nothing else is asked for.
 ENUMERATED = 16
 
 
@@ -31,6 +33,10 @@ class SiteGradient(ABC):
 
     name: str
     min_samples: ClassVar[int] = 1
+
+    @abstractmethod
+    def evaluations(self, graph: FactorGraph, part: Drawn) -> int:
+        """Of the factors, for one draw, beyond the one that all sites share."""
 
 
 #: Which gradients there are for which kind of block; the first is taken if none is asked for.
