@@ -162,6 +162,7 @@ CLOSED = [
     algorithms.ConjugateComputationVI,
     algorithms.MemoizedVI,
     algorithms.StochasticVI,
+    algorithms.BlackBoxVI,
 ]
 
 #: Every algorithm with every kind of family that it fits.
@@ -236,6 +237,12 @@ GRADIENTS: list[gradients.Gradient] = [
     gradients.DoublyReparameterized(),
     gradients.ScoreFunction(),
     gradients.SelfNormalized(),
+]
+#: Every gradient of one site's block.
+SITE_GRADIENTS: list[gradients.SiteGradient] = [
+    gradients.Implicit(),
+    gradients.Enumeration(),
+    gradients.SiteScoreFunction(),
 ]
 
 

@@ -11,6 +11,7 @@
 | point_mass | any | maximum |
 | dense, diagonal, products of them, for `forward_kl` and `chi_upper_bound` | up to 200 | moment_matching |
 | exponential families, derived from the model | any | coordinate_ascent, memoized_vi, stochastic_vi |
+| exponential families, one a site | any | black_box_vi |
 
 With no family given: coordinate ascent where latents are discrete, where one block of q is the posterior itself, and in
 more than 1,000 dimensions where Gaussian latents multiply each other (a factorisation), all in closed form.
@@ -30,6 +31,7 @@ from lowerbound import registry
 from lowerbound.algorithms import (
     SVGD,
     Algorithm,
+    BlackBoxVI,
     CoordinateAscent,
     FromGaussian,
     GradientVI,
@@ -84,7 +86,7 @@ def choose(
     chosen = None
     if algorithm is not None:
         chosen = registry.resolve("algorithm", algorithm, registry.ALGORITHMS, Algorithm)
-    if isinstance(chosen, CLOSED):
+    if isinstance(chosen, (*CLOSED, BlackBoxVI)):
         if family is not None:
             chosen.check(model, registry.resolve("family", family, registry.FAMILIES, Family))
         return None, chosen

@@ -2,6 +2,7 @@
 
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status
 from lowerbound.algorithms.batch_and_match import BatchAndMatch
+from lowerbound.algorithms.black_box_vi import BlackBoxVI
 from lowerbound.algorithms.conjugate_computation import ConjugateComputationVI
 from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
 from lowerbound.algorithms.flow_training import fit_flow, prepare_flow
@@ -21,6 +22,7 @@ __all__ = [
     "SVGD",
     "Algorithm",
     "BatchAndMatch",
+    "BlackBoxVI",
     "ConjugateComputationVI",
     "CoordinateAscent",
     "FromGaussian",
