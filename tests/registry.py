@@ -162,6 +162,7 @@ CLOSED = [
     algorithms.ConjugateComputationVI,
     algorithms.MemoizedVI,
     algorithms.StochasticVI,
+    algorithms.BlackBoxVI,
 ]
 
 #: Algorithms of networks that give each row its block of q; see tests/learning.
@@ -241,6 +242,12 @@ GRADIENTS: list[gradients.Gradient] = [
     gradients.DoublyReparameterized(),
     gradients.ScoreFunction(),
     gradients.SelfNormalized(),
+]
+#: Every gradient of one site's block.
+SITE_GRADIENTS: list[gradients.SiteGradient] = [
+    gradients.Implicit(),
+    gradients.Enumeration(),
+    gradients.SiteScoreFunction(),
 ]
 
 

@@ -41,6 +41,7 @@ ORDER = (
     "escalation",  # what is tried where the verdict fails
     "registry",  # short names
     "closed_form",  # fits whose expectations are exact
+    "black_box",  # fits of exponential families from draws
     "plan",  # the choice
     "explanation",  # the plan, to a person
     "amortization",  # fits of a network that gives each row its block

@@ -23,6 +23,7 @@ from tests.registry import (
     POINTS,
     REFUSED,
     SHAPED,
+    SITE_GRADIENTS,
     UNBOUND,
 )
 
@@ -61,6 +62,13 @@ KINDS = {
         gradients.Gradient,
         {type(g) for g in GRADIENTS},
         registry.GRADIENTS,
+        set(),
+    ),
+    "site_gradients": (
+        gradients,
+        gradients.SiteGradient,
+        {type(g) for g in SITE_GRADIENTS},
+        registry.SITE_GRADIENTS,
         set(),
     ),
 }

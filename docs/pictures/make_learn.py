@@ -54,10 +54,27 @@ def two_divergences(path: Path) -> None:
         plt.close(figure)
 
 
+def cookie_jar(path: Path) -> None:
+    """KL from the truth to the posterior mean, after each hundred of the lesson's 1,500 draws."""
+    draws = np.random.default_rng(2).random(1500) < 0.7
+    n = np.arange(0, 1501, 100)
+    chocolate = np.array([draws[:i].sum() for i in n])
+    mean = (1 + chocolate) / (2 + n)
+    kl = 0.7 * np.log(0.7 / mean) + 0.3 * np.log(0.3 / (1 - mean))
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.6, 2.8), layout="constrained")
+        axes.plot(n, kl, color=FORWARD, linewidth=1.3, marker="o", markersize=3.5)
+        axes.annotate("50/50: 0.0823", (0, kl[0]), (60, kl[0] * 0.9), fontsize=8)
+        axes.set(yscale="log", xlabel="cookies drawn", ylabel="KL(truth ‖ belief), nats")
+        figure.savefig(path, metadata={"Date": None}, facecolor="white")
+        plt.close(figure)
+
+
 def main(folder: Path) -> None:
     """Write them."""
     folder.mkdir(parents=True, exist_ok=True)
     two_divergences(folder / "two_divergences.svg")
+    cookie_jar(folder / "cookie_jar.svg")
 
 
 if __name__ == "__main__":

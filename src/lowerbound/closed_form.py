@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lowerbound.algorithms.base import Info, Status
+from lowerbound.algorithms.base import Algorithm, Info, Status
 from lowerbound.algorithms.conjugate_computation import ConjugateComputationVI
 from lowerbound.algorithms.coordinate_ascent import CoordinateAscent, starts_of
 from lowerbound.algorithms.factored import Factored, Sampling
@@ -32,7 +32,6 @@ from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.factors import random_factors, support_kind
 from lowerbound.expectations.values import NotClosedForm
 from lowerbound.families import FactoredBlock, Place
-from lowerbound.families.exponential import CategoricalBlock
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model, is_real
 
@@ -221,14 +220,21 @@ def fit_closed_form(
         say("checking q against the log density")
         kernel = Kernel(marginal(model, factored), deadline=deadline)
         if kernel.price < _PRICE:
-            assessment = _checked(kernel, q, status, algorithm, seed, num_draws)
+            assessment = checked(kernel, q, status, algorithm, seed, num_draws)
     if assessment is None and not model.dimension and len(factored.blocks) == 1 and summable(factored):
         assessment = itself(status, algorithm.rule(), float(state.elbo))
     if assessment is None:
-        assessment = unchecked(q, status, algorithm.rule(), _left_out(model, status))
+        assessment = unchecked(q, status, algorithm.rule(), left_out(model, status))
+    assessment = completed(assessment, model, exact)
+    seconds = {"compile": compiled - began, "fit": fitted - compiled, "check": time.perf_counter() - fitted}
+    return ClosedForm(factored, q, status, float(state.elbo), kernel, assessment, seconds)
+
+
+def completed(assessment: Assessment, model: Model, elbo: Estimate | None) -> Assessment:
+    """With q's own ELBO, where it is known better than from weighing, and what is to be said of discrete latents."""
     verdict = assessment.verdict
-    if exact is not None:
-        verdict = dataclasses.replace(verdict, elbo=exact)
+    if elbo is not None:
+        verdict = dataclasses.replace(verdict, elbo=elbo)
     if verdict.next_step == NEXT:
         verdict = dataclasses.replace(verdict, next_step=_NEXT_DISCRETE if model.discrete else _NEXT)
     if model.discrete:
@@ -236,18 +242,20 @@ def fit_closed_form(
         relabelled = "a relabelling of exchangeable components, which is as probable as this one"
         unseen = (*verdict.not_checked, relabelled)
         verdict = dataclasses.replace(verdict, reasons=tuple(summed), not_checked=unseen)
-    assessment = dataclasses.replace(assessment, verdict=verdict)
-    seconds = {"compile": compiled - began, "fit": fitted - compiled, "check": time.perf_counter() - fitted}
-    return ClosedForm(factored, q, status, float(state.elbo), kernel, assessment, seconds)
+    return dataclasses.replace(assessment, verdict=verdict)
+
+
+def small(model: Model) -> bool:
+    """Whether a model has continuous latents, and few enough latents for q to be checked against the log density."""
+    values = sum(math.prod(d.shape) * len(d.values) for d in model.discrete.values())
+    return 0 < model.dimension <= _DIMENSIONS and values <= _VALUES
 
 
 def _checkable(model: Model, factored: Factored, status: Status) -> bool:
-    values = sum(math.prod(b.shape) * len(b.values) for b in factored.blocks if isinstance(b, CategoricalBlock))
-    small = 0 < model.dimension <= _DIMENSIONS and values <= _VALUES
-    return small and summable(factored) and status not in (Status.INTERRUPTED, Status.OUT_OF_TIME)
+    return small(model) and summable(factored) and status not in (Status.INTERRUPTED, Status.OUT_OF_TIME)
 
 
-def _left_out(model: Model, status: Status) -> str:
+def left_out(model: Model, status: Status) -> str:
     if status in (Status.INTERRUPTED, Status.OUT_OF_TIME):
         return "somebody is waiting for the answer"
     if not model.dimension:
@@ -255,9 +263,10 @@ def _left_out(model: Model, status: Status) -> str:
     return f"{model.dimension:,} dimensions and the discrete latents are too many to weigh draws of q"
 
 
-def _checked(
-    kernel: Kernel, q: FactoredBlock, status: Status, algorithm: ClosedAlgorithm, seed: int, num_draws: int | None
+def checked(
+    kernel: Kernel, q: FactoredBlock, status: Status, algorithm: Algorithm, seed: int, num_draws: int | None
 ) -> Assessment:
+    """q weighed against the log density, and chains started from it."""
     with np.errstate(all="ignore"):
         weighed = weigh_up(kernel, q, status, algorithm.rule(), [], 0.0, seed, num_draws)
         # The fit is no measure of what the chains may cost: it has not evaluated the density once.

@@ -12,12 +12,14 @@ import numpy as np
 
 from lowerbound.algorithms.amortized_vi import AmortizedVI
 from lowerbound.algorithms.base import Algorithm, Info, Status
+from lowerbound.algorithms.black_box_vi import BlackBoxVI
 from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.from_gaussian import FromGaussian
 from lowerbound.algorithms.marginal import marginal
 from lowerbound.algorithms.score_regression import ScoreRegression, other_modes
 from lowerbound.amortization import amortized_algorithm, fit_amortized
 from lowerbound.assembly import assemble
+from lowerbound.black_box import fit_black_box
 from lowerbound.closed_form import CLOSED, ClosedAlgorithm, fit_closed_form, is_closed, summed_out
 from lowerbound.diagnostics.assessment import Assessment, weigh_up
 from lowerbound.diagnostics.importance import MANY
@@ -126,11 +128,19 @@ def fit(
         warn_of(posterior.verdict)
         return posterior
     asked = family is not None or objective is not None
-    if bound.discrete and (asked or (algorithm is not None and not is_closed(algorithm))):
+    if bound.discrete and (asked or (algorithm is not None and not _derived(algorithm))):
         bound = summed_out(bound)
     chosen_family, chosen = choose(bound, family, algorithm, objective=objective)
     if objective is not None:
         algorithm = chosen
+    if isinstance(chosen, BlackBoxVI):
+        if init is not None:
+            raise IncompatibleError("init is not for black_box_vi, which finds its own starts. Leave init out.")
+        if max_steps is not None:
+            chosen = dataclasses.replace(chosen, max_steps=int(max_steps))
+        posterior = _black_box_posterior(bound, chosen, seed, num_draws, start, deadline, progress, callback)
+        warn_of(posterior.verdict)
+        return posterior
     if isinstance(chosen, CLOSED):
         if max_steps is not None:
             chosen = dataclasses.replace(chosen, max_steps=int(max_steps))
@@ -296,6 +306,47 @@ def closed_form_posterior(
         seed,
         (),
     )
+
+
+def _derived(algorithm: Any) -> bool:
+    """Whether an algorithm, or the short name of one, has blocks of its own for discrete latents."""
+    return is_closed(algorithm) or isinstance(algorithm, BlackBoxVI) or algorithm == BlackBoxVI.name
+
+
+def _black_box_posterior(
+    model: Model,
+    algorithm: BlackBoxVI,
+    seed: int,
+    num_draws: int | None,
+    start: float,
+    deadline: float | None,
+    progress: bool | None,
+    callback: Callable[[Info], object] | None,
+) -> Posterior:
+    """A fit of exponential families from draws: :mod:`lowerbound.black_box`."""
+    rows: list[tuple[Info, float]] = []
+    with Progress(enabled=progress) as display, host_threads():
+
+        def record(info: Info) -> None:
+            rows.append((info, time.perf_counter() - start))
+            display.update(info.phase, {"step": info.step, "elbo": info.elbo, "elbo_se": info.elbo_se})
+            if callback is not None:
+                callback(info)
+
+        found = fit_black_box(
+            model,
+            algorithm,
+            seed=seed,
+            num_draws=num_draws,
+            record=record,
+            say=lambda phase: display.update(phase, None),
+            deadline=deadline,
+        )
+    timings = {**found.seconds, "escalation": 0.0, "total": time.perf_counter() - start}
+    evaluations = 0 if found.kernel is None else found.kernel.evaluations
+    sites = SiteMap(model.sites, model.deterministics, found.inner)
+    names = ("exponential", algorithm.name)
+    return assemble(model, found.q, found.status, names, sites, found.assessment, rows, timings, evaluations, seed, ())
 
 
 def _amortized(

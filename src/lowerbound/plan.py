@@ -11,6 +11,7 @@
 | point_mass | any | maximum |
 | dense, diagonal, products of them, for `forward_kl` and `chi_upper_bound` | up to 200 | moment_matching |
 | exponential families, derived from the model | any | coordinate_ascent, memoized_vi, stochastic_vi |
+| exponential families, one a site | any | black_box_vi |
 
 Where the model has parameters to be learned (``numpyro.param``), gradient_vi finds them, with a dense q up to 100
 dimensions and a diagonal one above; with no family given, q is then fitted anew with them fixed, as follows.
@@ -33,6 +34,7 @@ from lowerbound import registry
 from lowerbound.algorithms import (
     SVGD,
     Algorithm,
+    BlackBoxVI,
     CoordinateAscent,
     FromGaussian,
     GradientVI,
@@ -91,7 +93,7 @@ def choose(
     chosen = None
     if algorithm is not None:
         chosen = registry.resolve("algorithm", algorithm, registry.ALGORITHMS, Algorithm)
-    if isinstance(chosen, CLOSED):
+    if isinstance(chosen, (*CLOSED, BlackBoxVI)):
         if family is not None:
             chosen.check(model, registry.resolve("family", family, registry.FAMILIES, Family))
         return None, chosen

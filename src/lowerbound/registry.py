@@ -37,6 +37,7 @@ ALGORITHMS: dict[str, Callable[[], algorithms.Algorithm]] = {
     "markovian_score_climbing": algorithms.MarkovianScoreClimbing,
     "maximum": algorithms.Maximum,
     "amortized_vi": algorithms.AmortizedVI,
+    "black_box_vi": algorithms.BlackBoxVI,
 }
 OBJECTIVES: dict[str, Callable[[], objectives.Objective]] = {
     "elbo": objectives.ELBO,
@@ -54,6 +55,11 @@ GRADIENTS: dict[str, Callable[[], gradients.Gradient]] = {
     "doubly_reparameterized": gradients.DoublyReparameterized,
     "score_function": gradients.ScoreFunction,
     "self_normalized": gradients.SelfNormalized,
+}
+SITE_GRADIENTS: dict[str, Callable[[], gradients.SiteGradient]] = {
+    "implicit": gradients.Implicit,
+    "enumeration": gradients.Enumeration,
+    "site_score_function": gradients.SiteScoreFunction,
 }
 
 

@@ -3,6 +3,7 @@
 from lowerbound.algorithms.amortized_vi import AmortizedVI
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status
 from lowerbound.algorithms.batch_and_match import BatchAndMatch
+from lowerbound.algorithms.black_box_vi import BlackBoxVI
 from lowerbound.algorithms.conjugate_computation import ConjugateComputationVI
 from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
 from lowerbound.algorithms.flow_training import fit_flow, prepare_flow
@@ -23,6 +24,7 @@ __all__ = [
     "Algorithm",
     "AmortizedVI",
     "BatchAndMatch",
+    "BlackBoxVI",
     "ConjugateComputationVI",
     "CoordinateAscent",
     "FromGaussian",

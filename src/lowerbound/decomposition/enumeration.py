@@ -88,7 +88,7 @@ def enumerate_states(model: Model, labels: Mapping[str, Labels]) -> Decompositio
             q = q * element[column]
     entropy = float(sum(entr(p).sum() for p in flat.values()))
 
-    evidence = float(logsumexp(log_p))
+    evidence = float(np.asarray(logsumexp(log_p)))
     posterior = np.exp(log_p - evidence)
     held = q > 0
     impossible = held & np.isneginf(log_p)

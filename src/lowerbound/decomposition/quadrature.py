@@ -197,7 +197,7 @@ def _height(target: Target, v: np.ndarray) -> np.ndarray:
 def _log_integral(target: Target, where: Stretch, n: int, offset: float) -> float:
     """log of the integral of p(x, u)."""
     u, log_weight = where.nodes(n, offset)
-    return float(logsumexp(target.log_p(u) + log_weight))
+    return float(np.asarray(logsumexp(target.log_p(u) + log_weight)))
 
 
 def _expectations(target: Target, where: Stretch, n: int, offset: float) -> tuple[float, float, float]:

@@ -2,25 +2,35 @@
 
 from lowerbound.gradients.base import Gradient, Slope
 from lowerbound.gradients.doubly_reparameterized import DoublyReparameterized
+from lowerbound.gradients.enumeration import Enumeration
+from lowerbound.gradients.implicit import Implicit
 from lowerbound.gradients.of_model import check_learns, surrogate_with_model
 from lowerbound.gradients.reparameterized import Reparameterized
 from lowerbound.gradients.score_function import ScoreFunction
 from lowerbound.gradients.self_normalized import SelfNormalized
+from lowerbound.gradients.site_score_function import SiteScoreFunction
+from lowerbound.gradients.sites import SITES, SiteGradient, check_site
 from lowerbound.gradients.sticking_the_landing import StickingTheLanding
 from lowerbound.gradients.table import COMPATIBLE, REFUSED, check_pair, default_gradient
 
 __all__ = [
     "COMPATIBLE",
     "REFUSED",
+    "SITES",
     "DoublyReparameterized",
+    "Enumeration",
     "Gradient",
+    "Implicit",
     "Reparameterized",
     "ScoreFunction",
     "SelfNormalized",
+    "SiteGradient",
+    "SiteScoreFunction",
     "Slope",
     "StickingTheLanding",
     "check_learns",
     "check_pair",
+    "check_site",
     "default_gradient",
     "surrogate_with_model",
 ]

@@ -10,6 +10,7 @@ from lowerbound.families.exponential.normal_gamma import NormalGammaBlock
 from lowerbound.families.exponential.normal_wishart import NormalWishartBlock
 from lowerbound.families.exponential.power_gamma import PowerGammaBlock
 from lowerbound.families.exponential.tabulated import TabulatedBlock
+from lowerbound.families.exponential.von_mises import VonMisesBlock
 from lowerbound.families.exponential.wishart import WishartBlock
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "NormalWishartBlock",
     "PowerGammaBlock",
     "TabulatedBlock",
+    "VonMisesBlock",
     "WishartBlock",
 ]

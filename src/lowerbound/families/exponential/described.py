@@ -17,6 +17,7 @@ from lowerbound.families.exponential.normal_gamma import NormalGammaBlock
 from lowerbound.families.exponential.normal_wishart import NormalWishartBlock
 from lowerbound.families.exponential.power_gamma import PowerGammaBlock
 from lowerbound.families.exponential.tabulated import TabulatedBlock
+from lowerbound.families.exponential.von_mises import VonMisesBlock
 from lowerbound.families.exponential.wishart import WishartBlock
 
 #: Kinds of a function's parts that a name and a number tell whole.
@@ -85,6 +86,8 @@ def rebuild(d: dict[str, Any]) -> ExponentialBlock:
         return BetaBlock(name, shape, 0, 1)
     if kind == "dirichlet":
         return DirichletBlock(name, shape, 0)
+    if kind == "von_mises":
+        return VonMisesBlock(name, shape, 0, 1)
     if kind == "categorical":
         return CategoricalBlock(name, shape, np.asarray(d["values"]), 0)
     if kind == "wishart":
@@ -108,6 +111,7 @@ _KINDS: dict[str, type] = {
     "beta": BetaBlock,
     "dirichlet": DirichletBlock,
     "categorical": CategoricalBlock,
+    "von_mises": VonMisesBlock,
     "wishart": WishartBlock,
     "tabulated": TabulatedBlock,
 }
