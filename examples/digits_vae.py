@@ -1,7 +1,7 @@
 """A variational autoencoder of handwritten digits: model and network learned by one bound, on scikit-learn's 1,797.
 
-z ~ N(0, I_8), pixel_j | z ~ Bernoulli(logistic(decoder_j(z))), q(z | x) = N(m(x), diag s(x)^2). On 297 images that the fit
-has not seen, its bounds stand beside two baselines. Digits by E. Alpaydin and C. Kaynak, UCI repository (CC BY 4.0).
+z ~ N(0, I_8), pixel_j | z ~ Bernoulli(logistic(decoder_j(z))), q(z | x) = N(m(x), diag s(x)^2). On 297 images that the
+fit has not seen its bounds stand beside two baselines. Digits by E. Alpaydin and C. Kaynak, UCI repository (CC BY 4.0).
 """
 
 import warnings
