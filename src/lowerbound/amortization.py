@@ -93,12 +93,12 @@ class Encoder:
         return logsumexp(self._weights(data, num_draws, seed)[0], 1) - np.log(num_draws)
 
     def bound(
-        self, objective: Objective, data: Mapping[str, Any] | None = None, *, num_draws: int = 64, seed: int = 0
+        self, objective: Objective | str, data: Mapping[str, Any] | None = None, *, num_draws: int = 64, seed: int = 0
     ) -> Estimate:
         """A bound on log p(x; theta), row by row: the sum over rows of E[h(l_i1, ..., l_iK)], with its standard error.
 
         Args:
-            objective: h, and K: an object of :mod:`lowerbound.objectives`.
+            objective: h, and K: an object of :mod:`lowerbound.objectives`, or its short name.
             data: All of the model's arrays with rows; None for those fitted to.
             num_draws: Of each row; rounded up to two whole sets of K at least.
             seed: Of the draws.
@@ -106,6 +106,7 @@ class Encoder:
         Raises:
             IncompatibleError: an objective that is no lower bound.
         """
+        objective = registry.resolve("objective", objective, registry.OBJECTIVES, Objective)
         if not objective.learns:
             raise IncompatibleError(
                 f"{objective.name} is not taken row by row. Use lb.objectives.ELBO(), ImportanceWeighted() or Renyi()."

@@ -42,7 +42,7 @@ ClosedAlgorithm = CoordinateAscent | MemoizedVI | StochasticVI
 
 def is_closed(algorithm: Any) -> bool:
     """Whether an algorithm, or the short name of one, works on closed forms."""
-    return isinstance(algorithm, CLOSED) or algorithm in [a.name for a in CLOSED]
+    return isinstance(algorithm, CLOSED) or algorithm in [a.name for a in (*CLOSED, ConjugateComputationVI)]
 
 
 #: Unconstrained dimensions, and discrete values in all, up to which q is checked against the log density.

@@ -139,6 +139,15 @@ def test_log_q_with_labels_sums_to_log_q_without(options):
         posterior.log_prob({"z": np.array([0, 1, 1])})
 
 
+def test_conjugate_computation_by_name_keeps_discrete_latents():
+    """Without an open factor it is coordinate ascent; not log p(x, z) at some z."""
+    y = np.array([0.2, 0.8, 1.5])
+    by_name = fitted(coin_weights, {"y": y}, num_draws=None, algorithm="conjugate_computation")
+    assert list(by_name.q.discrete) == ["z"]
+    by_object = fitted(coin_weights, {"y": y}, num_draws=None, algorithm=lb.algorithms.ConjugateComputationVI())
+    assert by_name.elbo.value == by_object.elbo.value
+
+
 def test_labels_by_hand():
     labels = Labels(np.array([2, 3, 5]), np.array([[0.1, 0.7, 0.2], [0.5, 0.1, 0.4]]))
     assert np.allclose(labels.mean(), [3.3, 3.3])

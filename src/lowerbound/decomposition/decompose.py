@@ -16,7 +16,7 @@ from lowerbound.decomposition.sampling import by_sampling
 from lowerbound.decomposition.target import Target
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.errors import DataError, IncompatibleError
-from lowerbound.families import Point
+from lowerbound.families import Block
 from lowerbound.model.base import Model
 from lowerbound.model.given import as_model
 from lowerbound.posterior import Posterior
@@ -83,7 +83,7 @@ def decompose(
     bound = as_model(model, data)
     if isinstance(q, Posterior):
         bound, q = _of_posterior(bound, q)
-    if isinstance(q, Point):
+    if isinstance(q, Block) and not q.has_density:
         return _point(bound)
     found = read(bound, q)
     if not bound.dimension:
@@ -147,8 +147,8 @@ def _point(model: Model) -> Decomposition:
         Estimate(-np.inf, 0.0),
         Estimate(np.inf, 0.0),
         "none",
-        ("not computed", "a point mass has no density", "a point mass has no density"),
-        ("q is a point mass: all its probability is where the posterior has none, so that the KL is infinite",),
+        ("not computed", "points have no density", "points have no density"),
+        ("q is made of points: all its probability is where the posterior has none, so that the KL is infinite",),
     )
 
 

@@ -55,7 +55,8 @@ def objective_value(
             f"{kernel.model.name!r} has none."
         )
     size = -(-num_draws // (_BLOCKS if isinstance(objective, Weighted) else objective.num_samples))
-    size = size * _BLOCKS if isinstance(objective, Weighted) else size * objective.num_samples
+    # Two sets at least: one has no standard error.
+    size = size * _BLOCKS if isinstance(objective, Weighted) else max(size, 2) * objective.num_samples
     x = q.sample(np.random.default_rng([seed, 0x0B]), size)
     log_joint, log_q = kernel(x)[0], np.asarray(q.log_prob(x))
     if isinstance(objective, Weighted):
