@@ -70,6 +70,7 @@ def _mixture(y):
         numpyro.sample("y", dist.Normal(m[z], 1.0), obs=y)
 
 
+@pytest.mark.slow
 def test_a_mixture_ends_where_coordinate_ascent_does(tmp_path):
     rng = np.random.default_rng(0)
     data = {"y": np.concatenate([rng.normal(-2, 1, 14), rng.normal(2, 1, 10)])}

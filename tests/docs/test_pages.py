@@ -86,7 +86,19 @@ def test_outputs_agree_as_far_as_they_are_shown():
     assert not agree("ELBO -1.23", "ELBO -1.35") and not agree("a 1.0", "b 1.0") and not agree("1.0", "1.0 2.0")
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if code(p) and p not in LESSONS + TRANSLATED], ids=name)
+#: Pages that fit many data sets; what they say is tested by default elsewhere (tests/calibration, tests/closed_forms).
+LONG = ("docs/calibration.md", "docs/methods/black_box_vi.md")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(p, marks=pytest.mark.slow) if name(p) in LONG else p
+        for p in PAGES
+        if code(p) and p not in LESSONS + TRANSLATED
+    ],
+    ids=name,
+)
 def test_code_runs(page, tmp_path, monkeypatch):
     """Every block of a page, in order, in one namespace. One that begins with ``# name.py`` is that file too."""
     monkeypatch.chdir(tmp_path)

@@ -26,7 +26,12 @@ def test_the_table_is_complete():
     assert [s.stem for s in SCRIPTS] == sorted(SAYS)
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
+# The lesson on amortizing has an autoencoder of its own, and is run by default.
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(s, marks=pytest.mark.slow) if s.stem == "digits_vae" else s for s in SCRIPTS],
+    ids=lambda s: s.stem,
+)
 def test_script(script, tmp_path):
     if script.stem == "own_model":
         pytest.importorskip("arviz")

@@ -9,7 +9,7 @@ from tests.expectations.random_programs import INSIDE, model_of
 
 MODELS, EACH = 20, 26
 #: Models tried by default; the others with the slow tests.
-DEFAULT = 10
+DEFAULT = 6
 #: Models whose programs are counted by kind.
 COUNTED = 3
 

@@ -138,12 +138,15 @@ class RowModel:
         """The arrays that have rows, of other data; None for the model's own.
 
         Raises:
-            DataError: one is missing, has rows of another shape, or another number of them than the rest.
+            DataError: no dictionary, one is missing, has rows of another shape, or another number of them than the
+                rest, or is not finite.
         """
         assert self.model.observed is not None
         own = {n: self.model.observed[n] for n in (self.arrays if needed is None else needed)}
         if data is None:
             return list(own.values())
+        if not isinstance(data, Mapping):
+            raise DataError(f"rows are {type(data).__name__}; needed: a dictionary of {', '.join(own)} to arrays.")
         out: list[np.ndarray] = []
         for n, a in own.items():
             if n not in data:
@@ -156,6 +159,9 @@ class RowModel:
                 )
             if len(array) != len(np.asarray(data[next(iter(own))])):
                 raise DataError(f"rows {n!r} are {len(array)}; needed: as many of every array.")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(1))
+                raise DataError(f"rows {n!r} have numbers that are not finite in {len(bad)} row(s), first {bad[0]}.")
             out.append(array)
         return out
 

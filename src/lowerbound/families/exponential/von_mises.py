@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import i0e, i1e
-from scipy import special, stats
+from scipy import special
 
 from lowerbound.families.exponential.base import ExponentialBlock, Parameters
 
@@ -138,6 +138,8 @@ def von_mises_quantile(kappa: np.ndarray, e: np.ndarray) -> np.ndarray:
     In the lower half, by symmetry, where probabilities do not round to one: by bisection of SciPy's distribution
     function, then by Newton steps on a quadrature (SciPy's own is a normal approximation where kappa > 50).
     """
+    from scipy import stats  # half a second that only angles need
+
     kappa = np.broadcast_to(np.asarray(kappa, float), e.shape)
     p = special.ndtr(-np.abs(e))
     inside = np.clip(kappa, 1e-12, 1e6)
