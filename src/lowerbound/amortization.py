@@ -106,16 +106,16 @@ class Encoder:
         Raises:
             IncompatibleError: an objective that is no lower bound.
         """
-        objective = registry.resolve("objective", objective, registry.OBJECTIVES, Objective)
-        if not objective.learns:
+        h: Objective = registry.resolve("objective", objective, registry.OBJECTIVES, Objective)
+        if not h.learns:
             raise IncompatibleError(
-                f"{objective.name} is not taken row by row. Use lb.objectives.ELBO(), ImportanceWeighted() or Renyi()."
+                f"{h.name} is not taken row by row. Use lb.objectives.ELBO(), ImportanceWeighted() or Renyi()."
             )
-        sets = max(2, -(-num_draws // objective.num_samples))
-        weights, rest = self._weights(data, sets * objective.num_samples, seed)
+        sets = max(2, -(-num_draws // h.num_samples))
+        weights, rest = self._weights(data, sets * h.num_samples, seed)
         with float64():
-            grouped = jnp.asarray(weights.reshape(-1, objective.num_samples), jnp.float64)
-            values = np.asarray(jax.vmap(objective.value)(grouped)).reshape(len(weights), sets)
+            grouped = jnp.asarray(weights.reshape(-1, h.num_samples), jnp.float64)
+            values = np.asarray(jax.vmap(h.value)(grouped)).reshape(len(weights), sets)
         error = float(np.sqrt((values.var(1, ddof=1) / sets).sum()))
         return Estimate(float(values.mean(1).sum()) + rest, error)
 
