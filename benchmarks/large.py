@@ -73,8 +73,8 @@ def ours(target: str, folder: str) -> dict[str, Any]:
 
 def weighted_truth(model: Any, data: Any, posterior: Any) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], str]:
     """Means and sds of a fresh importance sample from q; sites on the real line only."""
-    from lowerbound.fitting import as_model
     from lowerbound.kernel import Kernel
+    from lowerbound.model.given import as_model
     from lowerbound.pareto import effective_size, smooth
 
     bound = as_model(model, data)

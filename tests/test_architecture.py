@@ -40,18 +40,16 @@ ORDER = (
     "diagnostics",  # KL(q || p)
     "escalation",  # what is tried where the verdict fails
     "registry",  # short names
-    "closed_form",  # fits whose expectations are exact
-    "black_box",  # fits of exponential families from draws
+    "closed_form",  # what of a model has a closed form
     "plan",  # the choice
     "explanation",  # the plan, to a person
-    "amortization",  # fits of a network that gives each row its block
+    "encoder",  # what a fitted network answers
     "posterior",  # the answer
     "divergences",  # how far two are apart
-    "assembly",  # the answer from what a fit has found
     "projection",  # the answer as a Gaussian
     "decomposition",  # log p(x) = ELBO + KL, each by itself
     "storage",  # the answer in a file
-    "fitting",  # the loop
+    "fitting",  # the ways through a fit, and the loop they share
     "updating",  # the answer, as data arrive
     "calibration",  # many fits of simulated data
     "examples",  # models to try

@@ -55,7 +55,7 @@ def ours(target: Target, method: str) -> tuple[Moments, int, str]:
     family, algorithm = OURS[method]
     kernel = Kernel(Model.from_log_density(density, {}))
     with np.errstate(all="ignore"):
-        q, status, _, _ = run(algorithm, kernel, family, 0, lambda info: None)
+        q, status, _, _ = run(algorithm, kernel, family)
     return (np.asarray(q.mean), np.sqrt(np.asarray(q.variance()))), kernel.evaluations, status.name
 
 

@@ -24,10 +24,10 @@ from lowerbound.algorithms import Algorithm, Status
 from lowerbound.diagnostics.calibration import Calibration
 from lowerbound.errors import DataError, IncompatibleError, ModelError, TrustWarning, unknown_name
 from lowerbound.families import Family, PointMass
-from lowerbound.fitting import as_model, fit
-from lowerbound.fitting import check_options as _check_fit_options
+from lowerbound.fitting import Options, fit
 from lowerbound.kernel import compile_once, lift
 from lowerbound.model.base import Model, label, total
+from lowerbound.model.given import as_model
 from lowerbound.model.log_density import LogDensity
 from lowerbound.plan import choose
 from lowerbound.posterior import Posterior
@@ -100,7 +100,7 @@ def calibrate(
     """
     start = time.perf_counter()
     check_options(num_datasets, num_ranked, source, alpha)
-    _check_fit_options(seed, max_steps, num_draws, None, None)
+    Options(seed, max_steps, num_draws)
     draw = _simulator(model, data, simulate)
     latents, values = draw(np.random.default_rng([seed, 0]))
     first = as_model(model, values)

@@ -26,8 +26,8 @@ from lowerbound.weighted import narrowest_interval, weighted_quantile
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lowerbound.amortization import Encoder
     from lowerbound.diagnostics.site_response import SiteResponse
+    from lowerbound.encoder import Encoder
 
 _MOMENT_DRAWS = 8192
 _MAX_NUMBERS = 2**26

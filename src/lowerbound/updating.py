@@ -17,9 +17,8 @@ With a forgetting factor f < 1 the prior is the power prior p^(1-f) q^f, normali
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +36,7 @@ from lowerbound.errors import DataError, IncompatibleError
 from lowerbound.expectations.factors import random_factors
 from lowerbound.families import FactoredBlock
 from lowerbound.families.stand_in import gaussian_kl, widened
-from lowerbound.fitting import check_options, closed_form_posterior, fit, warn_of
+from lowerbound.fitting import Options, Session, assemble, fit, fit_closed_form, warn_of
 from lowerbound.model.base import Model
 from lowerbound.model.carried import with_prior
 from lowerbound.model.data import Data
@@ -49,20 +48,6 @@ from lowerbound.projection import log_normaliser, loss_of, stand_in
 
 #: Nats that the projection may lose: a mean is then wrong by at most sqrt(2 * 0.02) = 0.2 sd.
 _LOST = 0.02
-
-
-class _Options(NamedTuple):
-    """How the new posterior is fitted: as :func:`lowerbound.fit` has it."""
-
-    family: Any
-    algorithm: Any
-    seed: int
-    max_steps: int | None
-    num_draws: int | None
-    escalate: bool | None
-    max_seconds: float | None
-    progress: bool | None
-    callback: Callable[[Info], object] | None
 
 
 def update(
@@ -83,8 +68,7 @@ def update(
     callback: Callable[[Info], object] | None = None,
 ) -> Posterior:
     """The posterior of all data so far from that of the data before and new data: :meth:`Posterior.update`."""
-    check_options(seed, max_steps, num_draws, callback, max_seconds)
-    options = _Options(family, algorithm, int(seed), max_steps, num_draws, escalate, max_seconds, progress, callback)
+    options = Options(seed, max_steps, num_draws, escalate, max_seconds, progress, callback)
     if isinstance(forget, bool) or not isinstance(forget, (int, float, np.number)) or not 0 < forget <= 1:
         raise DataError(f"forget is {forget!r}; needed: a number above 0 and at most 1, which remembers everything.")
     if posterior.is_point:
@@ -97,9 +81,9 @@ def update(
     check_data(bound, data, list(posterior.observed), whole=posterior._sites._model is not None)
     rows = local_sites(bound, data, _shapes(posterior), local)
     shared = tuple(n for n in (*bound.sites, *bound.discrete) if n not in rows)
-    found = _exactly(posterior, bound, shared, float(forget), options)
+    found = _exactly(posterior, bound, shared, float(forget), family, algorithm, options)
     if found is None:
-        found = _by_projection(posterior, bound, shared, float(forget), options)
+        found = _by_projection(posterior, bound, shared, float(forget), family, algorithm, options)
     new, kl, said, lost = found
     return _with_record(posterior, new, kl, said, lost, count_rows(data), float(forget), rows)
 
@@ -135,20 +119,23 @@ def _shapes(posterior: Posterior) -> dict[str, tuple[int, ...]]:
 
 
 def _exactly(
-    posterior: Posterior, bound: Model, shared: tuple[str, ...], forget: float, options: _Options
+    posterior: Posterior,
+    bound: Model,
+    shared: tuple[str, ...],
+    forget: float,
+    family: Any,
+    algorithm: Any,
+    options: Options,
 ) -> tuple[Posterior, float, str, Estimate] | None:
     """By natural parameters; None where q is not of that kind, was corrected, or another family was asked for."""
     q = posterior.q
-    asked = options.family is not None or not (options.algorithm is None or _is_ascent(options.algorithm))
+    asked = family is not None or not (algorithm is None or _is_ascent(algorithm))
     if not isinstance(q, FactoredBlock) or asked or (posterior.corrected and not bound.discrete):
         return None
-    began = time.perf_counter()
+    session = Session(options)
     joint = random_factors(bound)
-    algorithm = options.algorithm
     if not isinstance(algorithm, CoordinateAscent):
         algorithm = ConjugateComputationVI() if joint.open else CoordinateAscent()
-    if options.max_steps is not None:
-        algorithm = dataclasses.replace(algorithm, max_steps=int(options.max_steps))
     draws = algorithm.num_draws if isinstance(algorithm, ConjugateComputationVI) else None
     found: tuple[Factored, list[CarriedTerm]] | None = None
     for joined in (True, False) if algorithm.joined else (False,):
@@ -166,18 +153,9 @@ def _exactly(
             return sum((t.log_density(z) for t in terms), jnp.zeros(()))
 
         model = with_prior(bound, shared, log_prior, unconstrained=False)
-    deadline = None if options.max_seconds is None else time.monotonic() + float(options.max_seconds)
-    new = closed_form_posterior(
-        model,
-        algorithm,
-        options.seed,
-        options.num_draws,
-        began,
-        deadline,
-        options.progress,
-        options.callback,
-        factored,
-    )
+    with session:
+        new = assemble(fit_closed_form(model, algorithm, session, factored=factored), session)
+    warn_of(new.verdict)
     assert isinstance(new.q, FactoredBlock)
     before = [CarriedTerm.of(t.block, n) for t, n in zip(terms, _naturals(q, terms), strict=True)]
     return (
@@ -206,7 +184,13 @@ def _is_ascent(algorithm: Any) -> bool:
 
 
 def _by_projection(
-    posterior: Posterior, bound: Model, shared: tuple[str, ...], forget: float, options: _Options
+    posterior: Posterior,
+    bound: Model,
+    shared: tuple[str, ...],
+    forget: float,
+    family: Any,
+    algorithm: Any,
+    options: Options,
 ) -> tuple[Posterior, float, str, Estimate]:
     """By a Gaussian on the unconstrained space."""
     if bound.discrete:
@@ -227,15 +211,9 @@ def _by_projection(
 
     new = fit(
         with_prior(bound, shared, log_prior, unconstrained=True),
-        family=options.family,
-        algorithm=options.algorithm,
-        seed=options.seed,
-        max_steps=options.max_steps,
-        num_draws=options.num_draws,
-        escalate=options.escalate,
-        max_seconds=options.max_seconds,
-        progress=options.progress,
-        callback=options.callback,
+        family=family,
+        algorithm=algorithm,
+        **{f.name: getattr(options, f.name) for f in dataclasses.fields(options)},
     )
     kl = gaussian_kl(stand_in(new, names, bound)[0], before)
     return new, kl, said, loss_of(posterior, before, new, forget=forget)

@@ -15,7 +15,7 @@ from benchmarks.trust.regressions import horseshoe
 from benchmarks.trust.score import MEAN, SD, answer, confusion, errors, shares, summary, wrong
 from benchmarks.trust.series import gaussian_states, random_walk
 from benchmarks.trust.target import Case, Moments
-from lowerbound.fitting import as_model
+from lowerbound.model.given import as_model
 from lowerbound.precision import float64
 
 

@@ -13,7 +13,7 @@ from lowerbound import algorithms, kernel
 from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.sweeps import Sweeper
 from lowerbound.closed_form import factored_of
-from lowerbound.fitting import as_model
+from lowerbound.model.given import as_model
 from lowerbound.precision import float64
 from tests.closed_forms.models import conjugate, open_scale, several
 

@@ -12,7 +12,7 @@ import pytest
 from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.sweeps import Sweeper
 from lowerbound.closed_form import factored_of
-from lowerbound.fitting import as_model
+from lowerbound.model.given import as_model
 from lowerbound.precision import float64
 
 RNG = np.random.default_rng(0)

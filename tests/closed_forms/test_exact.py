@@ -16,8 +16,8 @@ from sklearn import datasets
 
 import lowerbound as lb
 from lowerbound.closed_form import factored_of
-from lowerbound.fitting import as_model
 from lowerbound.labels import Labels
+from lowerbound.model.given import as_model
 from tests.closed_forms.models import automatic_relevance, conjugate, mixture, small_mixture
 
 CONJUGATE = conjugate()

@@ -20,8 +20,8 @@ from lowerbound.diagnostics.improper import improper
 from lowerbound.diagnostics.soundness import compare, faults, random_values
 from lowerbound.errors import GradientError, ModelError, RandomDensityError, TrustWarning
 from lowerbound.families import DenseGaussian
-from lowerbound.fitting import as_model
 from lowerbound.kernel import Kernel
+from lowerbound.model.given import as_model
 
 ONE = {"x": lb.Site()}
 TWO = {"x": lb.Site(), "z": lb.Site()}

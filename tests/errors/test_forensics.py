@@ -19,8 +19,8 @@ import lowerbound as lb
 from lowerbound.diagnostics import blame as module
 from lowerbound.diagnostics.blame import blame
 from lowerbound.diagnostics.nonfinite import _by_site, forensics
-from lowerbound.fitting import as_model
 from lowerbound.kernel import Kernel
+from lowerbound.model.given import as_model
 
 ONE = {"x": lb.Site()}
 THREE = {"x": lb.Site(constraints.real, (3,))}

@@ -10,8 +10,8 @@ import lowerbound as lb
 from lowerbound import families
 from lowerbound.diagnostics import linear_response, linear_response_gaussian
 from lowerbound.errors import DataError, IncompatibleError, UnknownNameError
-from lowerbound.fitting import as_model
 from lowerbound.kernel import Kernel
+from lowerbound.model.given import as_model
 
 
 def _kernel(density, p: int = 3) -> Kernel:

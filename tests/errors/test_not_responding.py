@@ -15,8 +15,8 @@ import pytest
 
 import lowerbound as lb
 from lowerbound.errors import NotRespondingError
-from lowerbound.fitting import as_model
 from lowerbound.kernel import Kernel
+from lowerbound.model.given import as_model
 from lowerbound.waiting import Waiting
 
 
@@ -107,7 +107,7 @@ def _run(body):
         """
         import os, signal, threading, time
         import jax, jax.numpy as jnp, numpy as np, lowerbound as lb
-        from lowerbound.fitting import as_model
+        from lowerbound.model.given import as_model
         from lowerbound.kernel import Kernel
 
         @jax.custom_jvp

@@ -9,8 +9,8 @@ import pytest
 import lowerbound as lb
 from lowerbound.algorithms.score_regression import _affine
 from lowerbound.diagnostics import VerdictStatus
-from lowerbound.fitting import as_model
 from lowerbound.kernel import Kernel
+from lowerbound.model.given import as_model
 
 EPS = np.finfo(float).eps
 LOG_EVIDENCE = 12.5

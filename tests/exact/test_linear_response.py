@@ -12,8 +12,8 @@ from numpyro.distributions import constraints
 import lowerbound as lb
 from lowerbound import families
 from lowerbound.diagnostics import linear_response, linear_response_gaussian
-from lowerbound.fitting import as_model
 from lowerbound.kernel import Kernel
+from lowerbound.model.given import as_model
 from tests.exact.test_logistic_regression import _data, _grid
 
 P = 20
@@ -129,7 +129,7 @@ def _fit_q(kernel: Kernel) -> families.Block:
     from lowerbound.algorithms import SampleAverage
     from lowerbound.fitting import run
 
-    return run(SampleAverage(), kernel, families.Diagonal(), 0, lambda info: None)[0]
+    return run(SampleAverage(), kernel, families.Diagonal(), seed=0).output
 
 
 def test_logistic_regression_against_a_grid():

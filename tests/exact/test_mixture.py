@@ -17,8 +17,8 @@ from lowerbound.diagnostics.each_mode import unlike
 from lowerbound.diagnostics.importance import weigh
 from lowerbound.diagnostics.proposals import about
 from lowerbound.families import DenseGaussian, MixtureBlock
-from lowerbound.fitting import as_model
 from lowerbound.kernel import Kernel
+from lowerbound.model.given import as_model
 from tests.measure import assert_mean, assert_moments
 
 SHARES = np.array([0.2, 0.5, 0.3])

@@ -10,8 +10,8 @@ import lowerbound as lb
 from lowerbound.algorithms import SampleAverage, Status
 from lowerbound.algorithms.newton import Step, next_radius, steihaug
 from lowerbound.families import Diagonal
-from lowerbound.fitting import as_model
 from lowerbound.kernel import Kernel
+from lowerbound.model.given import as_model
 
 P = 12
 

@@ -15,7 +15,7 @@ from scipy.stats import multivariate_normal
 
 import lowerbound as lb
 from lowerbound.errors import IncompatibleError, TrustWarning
-from lowerbound.fitting import as_model
+from lowerbound.model.given import as_model
 from lowerbound.objectives import gaussian_prior
 from lowerbound.precision import float64
 

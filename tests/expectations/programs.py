@@ -25,7 +25,7 @@ from lowerbound.expectations.structure import all_terms
 from lowerbound.expectations.supports import probes
 from lowerbound.expectations.values import NotClosedForm
 from lowerbound.families import exponential as families
-from lowerbound.fitting import as_model
+from lowerbound.model.given import as_model
 from lowerbound.precision import float64
 from tests.measure import z_score
 

@@ -14,7 +14,7 @@ import pytest
 from lowerbound.closed_form import factored_of
 from lowerbound.expectations.functions import IDENTITY
 from lowerbound.expectations.supports import between, ends, from_real, probes
-from lowerbound.fitting import as_model
+from lowerbound.model.given import as_model
 from lowerbound.precision import float64
 from tests.expectations.programs import Outcome, Programs
 from tests.expectations.test_adversarial import Names

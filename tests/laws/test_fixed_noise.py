@@ -11,8 +11,8 @@ import lowerbound as lb
 from lowerbound import families
 from lowerbound.algorithms.fixed_noise import FixedNoise, carry, information, locations, pull_back
 from lowerbound.expectations.noise import matched_normals
-from lowerbound.fitting import as_model
 from lowerbound.kernel import Kernel
+from lowerbound.model.given import as_model
 from lowerbound.precision import float64
 from tests.registry import FAMILIES, Subject, data, log_density
 

@@ -18,7 +18,7 @@ from scipy.special import logsumexp
 import lowerbound as lb
 from lowerbound.algorithms import AmortizedVI
 from lowerbound.algorithms.row_weights import RowWeights
-from lowerbound.amortization import Encoder
+from lowerbound.encoder import Encoder
 from lowerbound.errors import DataError
 from lowerbound.families import Amortized
 from lowerbound.model import Model

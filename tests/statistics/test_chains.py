@@ -14,8 +14,8 @@ from lowerbound.diagnostics.chains import Chains, missed, mixing, run_chains
 from lowerbound.diagnostics.control_variates import Moments
 from lowerbound.diagnostics.importance import weigh
 from lowerbound.families import DenseGaussian, SinhArcsinh, TransportedBlock
-from lowerbound.fitting import as_model
 from lowerbound.kernel import Kernel
+from lowerbound.model.given import as_model
 from tests.registry import SHAPED
 
 

@@ -10,8 +10,9 @@ import pytest
 from lowerbound.algorithms import SampleAverage
 from lowerbound.diagnostics import linear_response
 from lowerbound.families import Diagonal
-from lowerbound.fitting import as_model, run
+from lowerbound.fitting import run
 from lowerbound.kernel import Kernel
+from lowerbound.model.given import as_model
 
 REPEATS = 16
 
@@ -46,7 +47,7 @@ def _logistic():
 @pytest.mark.parametrize("target", [_counts, _logistic], ids=["counts", "logistic"])
 def test_error_bars_have_the_right_size(target):
     kernel = Kernel(as_model(*target()))
-    q = run(SampleAverage(), kernel, Diagonal(), 0, lambda info: None)[0]
+    q = run(SampleAverage(), kernel, Diagonal(), seed=0).output
     # Fewer draws than twice the dimensions, and more: noise that is stratified, and noise that is whitened too.
     for num_draws in (64, 256):
         found = [linear_response(kernel, q, num_draws=num_draws, seed=s, form=True) for s in range(REPEATS)]

@@ -1,0 +1,78 @@
+"""The verdict on a product of exponential families.
+
+What is checked is the same as for any q: its continuous part is weighed against the log density, with discrete latents
+summed out (:mod:`lowerbound.algorithms.marginal`), and short chains are started from it. Where a model is too large for
+that, or its discrete latents cannot be summed out, the verdict says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from lowerbound.algorithms.base import Algorithm, Status
+from lowerbound.diagnostics.assessment import Assessment, assess, unchecked, weigh_up
+from lowerbound.diagnostics.estimate import Estimate
+from lowerbound.diagnostics.review import review
+from lowerbound.diagnostics.verdict import NEXT
+from lowerbound.families import FactoredBlock
+from lowerbound.fitting.options import Options
+from lowerbound.kernel import Kernel
+from lowerbound.model.base import Model
+
+#: Unconstrained dimensions, and discrete values in all, up to which q is checked against the log density.
+_DIMENSIONS, _VALUES = 1000, 2_000_000
+#: What to try where the verdict has no better advice: there is no escalation from a closed form.
+_NEXT = "Leave algorithm out: other coordinates and families are then tried. Or check the parameters named with MCMC."
+_NEXT_DISCRETE = (
+    "Take fewer components, tighten vague priors on the parameters named, begin elsewhere (another seed, or init=), or "
+    "pass family='dense': discrete latents are then summed out, and q holds correlations."
+)
+#: Somebody is waiting: nothing more is begun.
+CUT_SHORT = (Status.INTERRUPTED, Status.OUT_OF_TIME)
+
+
+def small(model: Model) -> bool:
+    """Whether a model has continuous latents, and few enough latents for q to be checked against the log density."""
+    values = sum(math.prod(d.shape) * len(d.values) for d in model.discrete.values())
+    return 0 < model.dimension <= _DIMENSIONS and values <= _VALUES
+
+
+def checked(
+    kernel: Kernel | None, q: FactoredBlock, status: Status, algorithm: Algorithm, options: Options
+) -> Assessment | None:
+    """q weighed against the log density, and chains started from it; None without one, or if the fit was cut short."""
+    if kernel is None or status in CUT_SHORT:
+        return None
+    with np.errstate(all="ignore"):
+        weighed = weigh_up(kernel, q, status, algorithm.rule(), [], 0.0, options.seed, options.num_draws)
+        # The fit is no measure of what the chains may cost: it has not evaluated the density once.
+        return review(kernel, q, status, assess(weighed, options.seed), algorithm=algorithm.name, seed=options.seed)
+
+
+def not_checked(model: Model, q: FactoredBlock, status: Status, algorithm: Algorithm, why: str = "") -> Assessment:
+    """That q was not checked, and the reason."""
+    if not why and status in CUT_SHORT:
+        why = "somebody is waiting for the answer"
+    elif not why and not model.dimension:
+        why = "every latent is discrete, and chains need a gradient"
+    elif not why:
+        why = f"{model.dimension:,} dimensions and the discrete latents are too many to weigh draws of q"
+    return unchecked(q, status, algorithm.rule(), why)
+
+
+def completed(assessment: Assessment, model: Model, elbo: Estimate | None) -> Assessment:
+    """With q's own ELBO, where it is known better than from weighing, and what is to be said of discrete latents."""
+    verdict = assessment.verdict
+    if elbo is not None:
+        verdict = dataclasses.replace(verdict, elbo=elbo)
+    if verdict.next_step == NEXT:
+        verdict = dataclasses.replace(verdict, next_step=_NEXT_DISCRETE if model.discrete else _NEXT)
+    if model.discrete:
+        summed = (f"{r} (discrete latents summed out)" if r.startswith("ELBO ") else r for r in verdict.reasons)
+        relabelled = "a relabelling of exchangeable components, which is as probable as this one"
+        unseen = (*verdict.not_checked, relabelled)
+        verdict = dataclasses.replace(verdict, reasons=tuple(summed), not_checked=unseen)
+    return dataclasses.replace(assessment, verdict=verdict)
