@@ -176,7 +176,7 @@ class SiteMap:
             lifted, shape = self._lifted(what)
             rows = jax.tree_util.tree_map(lambda a: jax.ShapeDtypeStruct((self.batch, *a.shape), a.dtype), shape)
             arguments = jax.device_put(lifted.arguments)
-            program, _ = compile_once(jax.vmap(lifted.call, in_axes=(0, None)), rows, arguments)
+            program, _ = compile_once(jax.vmap(lifted.call, in_axes=(0, None)), rows, arguments, direct=True)
         return lambda rows: program(rows, arguments)
 
     def _compile_constrain(self) -> Any:
@@ -235,7 +235,7 @@ class SiteMap:
                                 f"the transforms in this file cannot be read by jax {jax.__version__} "
                                 f"({type(e).__name__}): they are damaged, or of a version too far from it."
                             ) from e
-                        cell.append(compile_once(program.call, rows)[0])
+                        cell.append(compile_once(program.call, rows, direct=True)[0])
                     return cell[0](rows)
 
             return call
