@@ -34,9 +34,10 @@ class Found:
         status: How the fit ended.
         assessment: The verdict, and the draws.
         family, algorithm: Short names.
-        seconds: Spent on compiling (``compile``), the fit, the check, and ``escalation`` where there was one.
+        seconds: Spent on compiling, the fit and the check: ``compile``, ``fit``, ``check``.
         evaluations: Of the log density and its gradient.
-        trials: What escalation tried.
+        escalation: Seconds spent on what was tried beyond.
+        trials: What that was.
         parameters: What the model has learned.
         encoder: Of an amortized q.
     """
@@ -50,6 +51,7 @@ class Found:
     algorithm: str
     seconds: dict[str, float]
     evaluations: int
+    escalation: float = 0.0
     trials: tuple[Trial, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     encoder: Encoder | None = None
@@ -78,7 +80,7 @@ def assemble(found: Found, session: Session) -> Posterior:
         pareto_k=assessment.pareto_k,
         log_weights=assessment.log_weights,
         trace=trace,
-        timings={"escalation": 0.0, **found.seconds, "total": session.seconds},
+        timings={**found.seconds, "escalation": found.escalation, "total": session.seconds},
         counts={"steps": max((i.step for i in infos), default=0), "evaluations": found.evaluations},
         seed=session.options.seed,
         versions=versions | {"lowerbound": __version__},

@@ -96,12 +96,7 @@ def fit_unconstrained(model: Model, family: Family, algorithm: Algorithm, sessio
     if learned:
         verdict = about_parameters(verdict, learned, unlearned)
     compiling = kernel.compile_seconds
-    seconds = {
-        "compile": compiling,
-        "fit": ended - session.start - compiling,
-        "check": ladder.checking,
-        "escalation": time.perf_counter() - ended - ladder.checking,
-    }
+    seconds = {"compile": compiling, "fit": ended - session.start - compiling, "check": ladder.checking}
     return Found(
         model,
         best.kernel.model,
@@ -112,6 +107,7 @@ def fit_unconstrained(model: Model, family: Family, algorithm: Algorithm, sessio
         best.algorithm_name,
         seconds,
         best.kernel.evaluations,
+        time.perf_counter() - ended - ladder.checking,
         tuple(ladder.trials),
         learned,
     )
