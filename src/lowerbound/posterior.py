@@ -71,7 +71,7 @@ class Posterior:
         pareto_k: k-hat of the importance weights.
         log_weights: log p(x, z) - log r(z) of the weighted draws ``[n]``, unnormalised.
         trace: ELBO by step.
-        timings: Wall seconds: ``compile``, ``fit``, ``check`` (what the verdict cost), ``escalation`` (what was tried
+        timings: Wall seconds: ``compile`` (with tracing), ``fit``, ``check`` (what the verdict cost), ``escalation`` (what was tried
             beyond, with its own compilation), ``total``.
         counts: ``steps``, and ``evaluations`` of the log density and its gradient.
         seed: The seed of the fit.

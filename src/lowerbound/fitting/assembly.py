@@ -34,7 +34,7 @@ class Found:
         status: How the fit ended.
         assessment: The verdict, and the draws.
         family, algorithm: Short names.
-        seconds: Spent on compiling, the fit and the check: ``compile``, ``fit``, ``check``.
+        fit, check: Seconds spent on either; what is left over of the total was spent on tracing and compiling.
         evaluations: Of the log density and its gradient.
         escalation: Seconds spent on what was tried beyond.
         trials: What that was.
@@ -49,7 +49,8 @@ class Found:
     assessment: Assessment
     family: str
     algorithm: str
-    seconds: dict[str, float]
+    fit: float
+    check: float
     evaluations: int
     escalation: float = 0.0
     trials: tuple[Trial, ...] = ()
@@ -61,7 +62,8 @@ def assemble(found: Found, session: Session) -> Posterior:
     """Everything that a person gets, in one object."""
     from lowerbound import __version__
 
-    model, assessment = found.model, found.assessment
+    model, assessment, total = found.model, found.assessment, session.seconds
+    spent = {"fit": found.fit, "check": found.check, "escalation": found.escalation}
     infos = [i for i, _ in session.rows]
     trace = Trace(
         tuple(i.phase for i in infos),
@@ -80,7 +82,7 @@ def assemble(found: Found, session: Session) -> Posterior:
         pareto_k=assessment.pareto_k,
         log_weights=assessment.log_weights,
         trace=trace,
-        timings={**found.seconds, "escalation": found.escalation, "total": session.seconds},
+        timings={"compile": total - sum(spent.values()), **spent, "total": total},
         counts={"steps": max((i.step for i in infos), default=0), "evaluations": found.evaluations},
         seed=session.options.seed,
         versions=versions | {"lowerbound": __version__},

@@ -95,8 +95,6 @@ def fit_unconstrained(model: Model, family: Family, algorithm: Algorithm, sessio
         verdict = dataclasses.replace(verdict, next_step=_ESCALATE)
     if learned:
         verdict = about_parameters(verdict, learned, unlearned)
-    compiling = kernel.compile_seconds
-    seconds = {"compile": compiling, "fit": ended - session.start - compiling, "check": ladder.checking}
     return Found(
         model,
         best.kernel.model,
@@ -105,7 +103,8 @@ def fit_unconstrained(model: Model, family: Family, algorithm: Algorithm, sessio
         dataclasses.replace(assessment, verdict=verdict),
         best.family_name,
         best.algorithm_name,
-        seconds,
+        ended - session.start - kernel.compile_seconds,
+        ladder.checking,
         best.kernel.evaluations,
         time.perf_counter() - ended - ladder.checking,
         tuple(ladder.trials),
