@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import entr, kl_div, logsumexp
+from scipy.special import entr, logsumexp
 
 from lowerbound.decomposition.result import Decomposition
 from lowerbound.diagnostics.estimate import Estimate
@@ -103,7 +103,9 @@ def enumerate_states(model: Model, labels: Mapping[str, Labels]) -> Decompositio
         )
     else:
         elbo = float(q[held] @ log_p[held]) + entropy
-        kl = float(kl_div(q, posterior).sum())
+        # log p(z | x) and not p(z | x), which is rounded to 0 where it is below e^-745.
+        apart = np.log(q[held]) - (log_p[held] - evidence)
+        kl = float((q[held] * apart - q[held] + posterior[held]).sum() + posterior[~held].sum())
     count = f"{len(states):,} joint states"
     return Decomposition(
         Estimate(evidence, 0.0),

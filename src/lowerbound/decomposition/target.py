@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy.special import entr, rel_entr, softmax
+from scipy.special import entr, log_softmax, xlogy
 
 from lowerbound.algorithms.marginal import component_log_probs
 from lowerbound.closed_form import factored_of, summed_out
@@ -92,6 +92,8 @@ class Target:
                         + np.where(probabilities > 0, probabilities * logits, 0.0).sum(axes)
                         + entr(probabilities).sum()
                     )
-                    loss[i : i + k] += rel_entr(probabilities, softmax(logits, axis=-1)).sum(axes)
+                    # Of logarithms: far from a component p(z_n = k | u, x) is e^-1000, small and not impossible.
+                    surprise = np.where(probabilities > 0, probabilities * -log_softmax(logits, axis=-1), 0.0)
+                    loss[i : i + k] += (xlogy(probabilities, probabilities) + surprise).sum(axes)
                 gain[i : i + k] = own - at.log_q_u[i : i + k]
         return Terms(at.log_q, gain, loss)
