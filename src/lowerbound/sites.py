@@ -86,7 +86,11 @@ class SiteMap:
         stacked = {}
         for name, s in self.sites.items():
             if name not in values:
-                raise DataError(f"log_prob needs every latent site; {name!r} is missing of {list(self.sites)}.")
+                given = ", ".join(map(repr, values)) or "no site"
+                raise DataError(
+                    f"log_prob was given {given} and not {name!r}; needed: all continuous latents "
+                    f"({', '.join(map(repr, self.sites))})."
+                )
             try:
                 array = np.asarray(values[name], np.float64)
             except (TypeError, ValueError):

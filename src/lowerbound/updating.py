@@ -202,12 +202,12 @@ def _by_projection(
     before, said = stand_in(posterior, shared, bound)
     names = [n for n in posterior._sites.sites if n in shared]
     prior = widened(before, forget)
-    constant = 0.0 if forget == 1 else log_normaliser(bound, names, prior, 1 - forget)
+    constant = Estimate(0.0, 0.0) if forget == 1 else log_normaliser(bound, names, prior, 1 - forget)
 
     def log_prior(z: Mapping[str, Any], u: Mapping[str, Any], own: Any) -> Any:
         at = jnp.concatenate([jnp.ravel(u[n]) for n in names])
         value = prior.log_prob(at[None])[0]
-        return value if forget == 1 else value + (1 - forget) * own - constant
+        return value if forget == 1 else value + (1 - forget) * own - constant.value
 
     new = fit(
         with_prior(bound, shared, log_prior, unconstrained=True),
@@ -215,8 +215,26 @@ def _by_projection(
         algorithm=algorithm,
         **{f.name: getattr(options, f.name) for f in dataclasses.fields(options)},
     )
+    new = _with_error(new, constant.se)
     kl = gaussian_kl(stand_in(new, names, bound)[0], before)
     return new, kl, said, loss_of(posterior, before, new, forget=forget)
+
+
+def _with_error(posterior: Posterior, se: float) -> Posterior:
+    """The posterior with the error of its prior's normaliser in every number that has it."""
+
+    def wider(e: Estimate) -> Estimate:
+        return e._replace(se=float(np.hypot(e.se, se))) if se else e
+
+    evidence = posterior.evidence
+    return dataclasses.replace(
+        posterior,
+        verdict=dataclasses.replace(posterior.verdict, elbo=wider(posterior.elbo)),
+        log_evidence=wider(posterior.log_evidence),
+        evidence=dataclasses.replace(
+            evidence, lower=wider(evidence.lower), upper=None if evidence.upper is None else wider(evidence.upper)
+        ),
+    )
 
 
 # -- the record ----------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ With sufficient statistics t, natural parameters eta (posterior) and eta_q, mome
     KL       = H(p) - H(q) + eta . (m - m_q)           between two members of the family
 
 The three have nothing in common but eta: the first evaluates the model's own code, the second its closed form, the
-last neither. That q is a member, and with which eta_q, is read off its log density: over draws of q, log q(z) is affine
-in t(z), or q is not of the family.
+last neither. A fitted q that is made of this block brings its eta_q; of any other, that it is a member, and with which
+eta_q, is read off its log density. Either way over draws of q log q(z) is eta_q . t(z) but for a constant, or the numbers
+are not taken.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lowerbound.algorithms.carried import matched
 from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.marginal import statistics_at
 from lowerbound.decomposition.approximation import Approximation
@@ -26,6 +28,7 @@ from lowerbound.decomposition.result import Decomposition
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.expectations.factors import random_factors
 from lowerbound.expectations.values import NotClosedForm
+from lowerbound.families import FactoredBlock
 from lowerbound.model.base import Model
 from lowerbound.precision import float64
 
@@ -82,11 +85,19 @@ def of_conjugate(model: Model, factored: Factored, q: Approximation) -> Decompos
         points = q.points(q.sample(np.random.default_rng([0, 0x1D]), 4 * count + 16))
         found, log_det = jax.jit(jax.vmap(at, in_axes=(0, None)))(points.u, list(model.arguments))
         statistics = np.concatenate([np.asarray(found[str(i)]) for i in range(len(shapes))], axis=1)
-        flat = _natural(statistics, points.log_q_u - np.asarray(log_det))
-        if flat is None:
+        log_q = points.log_q_u - np.asarray(log_det)
+        own = matched([block], q.block, block.latents) if isinstance(q.block, FactoredBlock) else None
+        if own:
+            natural_q = [own[0][k] for k in block.keys]
+            flat = np.concatenate([np.ravel(a) for a in natural_q])
+        else:
+            flat = _natural(statistics, log_q)
+            if flat is None:
+                return None
+            edges = np.cumsum([0, *(int(np.prod(s, dtype=int)) for s in shapes)])
+            natural_q = [flat[a:b].reshape(s) for a, b, s in zip(edges, edges[1:], shapes, strict=False)]
+        if not _is(statistics, log_q, flat):
             return None
-        edges = np.cumsum([0, *(int(np.prod(s, dtype=int)) for s in shapes)])
-        natural_q = [flat[a:b].reshape(s) for a, b, s in zip(edges, edges[1:], shapes, strict=False)]
         out = jax.jit(numbers)(natural_q, list(model.arguments))
         natural = dict(zip(block.keys, out["natural"], strict=True))
         middle = block.from_normal(natural, np.zeros((1, block.noise_dimension)))
@@ -110,7 +121,7 @@ def of_conjugate(model: Model, factored: Factored, q: Approximation) -> Decompos
 
 
 def _natural(statistics: np.ndarray, log_q: np.ndarray) -> np.ndarray | None:
-    """The coefficients of ``statistics [n, k]`` in ``log_q [n]``, a constant apart; None where it is not affine."""
+    """The coefficients of ``statistics [n, k]`` nearest to ``log_q [n]``, a constant apart; None of what is not finite."""
     if not np.isfinite(log_q).all() or not np.isfinite(statistics).all():
         return None
     centre, scale = statistics.mean(0), statistics.std(0)
@@ -118,8 +129,13 @@ def _natural(statistics: np.ndarray, log_q: np.ndarray) -> np.ndarray | None:
     # Centred, the constant drops out; a symmetric matrix has each statistic twice, and the shortest solution is the
     # symmetric one.
     design = (statistics - centre) / scale
+    return np.linalg.lstsq(design, log_q - log_q.mean(), rcond=1e-13)[0] / scale
+
+
+def _is(statistics: np.ndarray, log_q: np.ndarray, natural: np.ndarray) -> bool:
+    """Whether ``log_q [n]`` is ``statistics [n, k] @ natural`` but for a constant."""
+    if not np.isfinite(log_q).all() or not np.isfinite(statistics).all():
+        return False
     target = log_q - log_q.mean()
-    beta = np.linalg.lstsq(design, target, rcond=1e-13)[0]
-    if np.abs(target - design @ beta).max() > _MEMBER * (1 + np.abs(target).max()):
-        return None
-    return beta / scale
+    found = (statistics - statistics.mean(0)) @ natural
+    return bool(np.abs(target - found).max() <= _MEMBER * (1 + np.abs(target).max()))

@@ -31,6 +31,7 @@ def decompose(
     data: Mapping[str, Any] | None = None,
     q: Any = None,
     *,
+    parameters: Mapping[str, Any] | None = None,
     route: str | None = None,
     num_draws: int = 8192,
     seed: int = 0,
@@ -47,6 +48,8 @@ def decompose(
             :mod:`lowerbound.families` over the unconstrained vector, a NumPyro distribution of a single latent, or a
             dictionary from sites to distributions on the constrained space; of discrete latents, to probabilities
             ``[*shape, k]``. Discrete latents that q leaves out are summed out of the model.
+        parameters: What the model itself has to learn (``numpyro.param``), by name, as ``posterior.parameters`` has it: a
+            ``Posterior`` brings its own, any other q needs them. log p(x) is then log p(x; theta).
         route: How: ``"enumeration"`` where all latents are discrete; ``"conjugate"`` where the posterior is one block
             of an exponential family and q a member of it; ``"quadrature"`` in up to three unconstrained dimensions;
             ``"sampling"``. None takes the first that serves.
@@ -57,7 +60,7 @@ def decompose(
         Values in nats with their errors; ``print`` shows a table.
 
     Raises:
-        DataError: q has a site too many or too few, or of another shape.
+        DataError: q has a site too many or too few, or of another shape; or parameters are missing, or too many.
         IncompatibleError: the route does not serve this model, or q is a posterior of other data.
 
     Cost: enumeration, one log joint for each of up to 262,144 states; conjugate, two small compilations; quadrature, up
@@ -82,7 +85,11 @@ def decompose(
         raise DataError(f"seed is {seed!r}; needed: a whole number, zero or more.")
     bound = as_model(model, data)
     if isinstance(q, Posterior):
+        if parameters is not None:
+            raise DataError("parameters= beside a Posterior, which brings those it was fitted with. Leave it out.")
         bound, q = _of_posterior(bound, q)
+    else:
+        bound = _at(bound, parameters)
     if isinstance(q, Block) and not q.has_density:
         return _point(bound)
     found = read(bound, q)
@@ -126,19 +133,47 @@ def _continuous(model: Model, q: Approximation, route: str | None, num_draws: in
     return by_sampling(target, num_draws=num_draws, seed=seed)
 
 
+def _at(model: Model, parameters: Mapping[str, Any] | None) -> Model:
+    """The model with its parameters where they are given."""
+    if parameters is None and model.parameters:
+        names = [n.removesuffix("$params") for n in model.parameters]
+        raise DataError(
+            f"{model.name!r} has the parameters {names} (numpyro.param), and log p(x) depends on them. Give their "
+            "values, parameters={...}, or a fitted Posterior, which brings its own."
+        )
+    if parameters is None:
+        return model
+    if not isinstance(parameters, Mapping):
+        raise DataError(f"parameters is a {type(parameters).__name__}; needed: a dictionary from names to values.")
+    return model.with_parameter_values(parameters).held()
+
+
 def _of_posterior(model: Model, posterior: Posterior) -> tuple[Model, Any]:
     """The model in the coordinates in which a posterior was fitted, and its q."""
     own = posterior._sites.model
+    learned = set(model.parameter_places)
     same = len(own.arguments) >= len(model.arguments) and all(
-        np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-        for a, b in zip(map(np.asarray, model.arguments), map(np.asarray, own.arguments), strict=False)
+        i in learned or np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+        for i, (a, b) in enumerate(
+            zip(map(np.asarray, model.arguments), map(np.asarray, own.arguments), strict=False)
+        )
     )
+    if posterior.updates:
+        # Its prior is the posterior before it, which the model that is given does not have: q against all the rows.
+        if same:
+            raise IncompatibleError(
+                f"q was updated, with the posterior before it as its prior, and the data are its last "
+                f"{posterior.updates[-1].rows} rows alone. Give all the rows that it has learnt from."
+            )
+        same = not own.elsewhere
     if own.name != model.name or list(own.sites) != list(model.sites) or not same:
         raise IncompatibleError(
             f"q is a posterior of {own.name!r}, and {model.name!r} has other sites or other data. Give the model and "
             "the data that it was fitted to."
         )
-    return (own if own.elsewhere else model), posterior.q
+    if own.elsewhere:
+        return own, posterior.q
+    return model.with_parameters([own.arguments[i] for i in model.parameter_places]).held(), posterior.q
 
 
 def _point(model: Model) -> Decomposition:

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to, constraints
 
-from lowerbound.errors import ModelError
+from lowerbound.errors import DataError, ModelError
 from lowerbound.model.parameters import Parameter
 from lowerbound.precision import float64
 
@@ -181,6 +181,19 @@ class Model:
         for i, leaf in zip(self.parameter_places, leaves, strict=True):
             arguments[i] = np.asarray(leaf, np.float64)
         return dataclasses.replace(self, arguments=arguments)
+
+    def with_parameter_values(self, values: Mapping[str, Any]) -> Model:
+        """The same model at other parameters, as :meth:`parameter_values` gives them.
+
+        Raises:
+            DataError: one too many or too few, or a value that is none of the parameter's.
+        """
+        names = {n.removesuffix("$params"): p for n, p in self.parameters.items()}
+        wrong = [n for n in [*names, *values] if n not in names or n not in values]
+        if wrong:
+            raise DataError(f"parameters are {[*values]}; needed: all of {[*names]} of {self.name!r}, and no others.")
+        with float64():
+            return self.with_parameters([a for n, p in names.items() for a in p.leaves(values[n], self.arguments)])
 
     def held(self) -> Model:
         """The same model with its parameters fixed where they are: what is left has latents alone."""

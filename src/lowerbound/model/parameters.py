@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to, constraints
 
-from lowerbound.errors import ModelError
+from lowerbound.errors import DataError, ModelError
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,37 @@ class Parameter:
         """theta for a person: a NumPy array, or the tree that was given."""
         value = self.value(arguments)
         return jax.tree_util.tree_map(np.asarray, value) if is_tree(self.constraint) else np.asarray(value)
+
+    def leaves(self, value: Any, arguments: Any) -> list[np.ndarray]:
+        """The inverse of :meth:`outside`: unconstrained leaves of a value.
+
+        Args:
+            value: theta, as a person has it.
+            arguments: All of the model's arguments, for their shapes.
+
+        Raises:
+            DataError: it has another structure or shape, is not finite, or is outside of the constraint.
+        """
+        name = self.name.removesuffix("$params")
+        if jax.tree_util.tree_structure(value) != self.tree:
+            value = eqx.filter(value, eqx.is_inexact_array)  # a module as it was before its arrays were taken out
+        if jax.tree_util.tree_structure(value) != self.tree:
+            raise DataError(f"parameters[{name!r}] is a {type(value).__name__} of another structure than the model's.")
+        out = []
+        for i, label, leaf in zip(self.places, self.leaf_names, jax.tree_util.tree_leaves(value), strict=True):
+            array = np.asarray(leaf)
+            if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+                raise DataError(f"{label} is {array}; needed: finite real numbers.")
+            if not is_tree(self.constraint):
+                inside = np.asarray(self.constraint(jnp.asarray(array)))
+                array = np.asarray(biject_to(self.constraint).inv(jnp.asarray(array))) if inside.all() else array
+                if not inside.all() or not np.isfinite(array).all():
+                    raise DataError(f"{label} is {np.asarray(leaf)}; needed: inside of {self.constraint}.")
+            if array.shape != np.shape(arguments[i]):
+                shape = np.shape(arguments[i])
+                raise DataError(f"{label} has shape {np.shape(leaf)}; its unconstrained form needs {shape}.")
+            out.append(array.astype(np.float64))
+        return out
 
 
 def is_tree(constraint: Any) -> bool:

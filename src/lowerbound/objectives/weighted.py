@@ -11,6 +11,7 @@ and covariance (among diagonal ones, the mean and variances) of pi.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +27,9 @@ class Weighted(Objective):
     sense = -1
 
     @property
+    @abstractmethod
     def power(self) -> float:
         """n."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
