@@ -119,12 +119,13 @@ class Encoder:
         if not isinstance(latents, Mapping):
             latents = {next(iter(rows.shapes)): latents}
         values: dict[str, Any] = {}
-        count = len(next(iter(latents.values()), ()))
+        first = np.shape(next(iter(latents.values()), ()))
+        count = first[0] if first else 0
         for n, s in model.sites.items():
             shape = tuple(v for i, v in enumerate(s.shape) if i != rows.axes[n])
             came = np.shape(latents[n]) if n in latents else None
             if came != (count, *shape) or not count:
-                raise DataError(f"decode needs {n!r} with shape (rows, {', '.join(map(str, shape))}); got {came}.")
+                raise DataError(f"decode needs {n!r} with shape (rows{''.join(f', {v}' for v in shape)}); got {came}.")
             values[n] = np.moveaxis(np.asarray(latents[n], float), 0, rows.axes[n])
         own = rows.rows_of(data)
         if data is None:
@@ -141,14 +142,18 @@ class Encoder:
             for f in model.distributions(values, arguments):
                 if f.observed and not isinstance(f.distribution, dist.Unit):  # numpyro.factor
                     shape = f.distribution.batch_shape + f.distribution.event_shape
-                    out[f.site] = jnp.broadcast_to(f.distribution.mean, shape)
+                    try:
+                        mean = f.distribution.mean
+                    except NotImplementedError as e:  # what NumPyro's distributions without one raise
+                        raise IncompatibleError(
+                            f"observed {f.site!r} is {type(f.distribution).__name__}, which has no mean that NumPyro "
+                            "knows. Take the latents, and the model's own function of them."
+                        ) from e
+                    out[f.site] = jnp.broadcast_to(mean, shape)
             return out
 
-        try:
-            with float64():
-                return {n: np.asarray(v) for n, v in jax.jit(means)(values, arguments).items()}
-        except NotImplementedError as e:
-            raise IncompatibleError("the distribution of an observed site has no mean that NumPyro knows.") from e
+        with float64():
+            return {n: np.asarray(v) for n, v in jax.jit(means)(values, arguments).items()}
 
     # -- inside --------------------------------------------------------------------------------------
 

@@ -147,11 +147,13 @@ def _quantiles(p: Given, q: Given, order: int) -> Estimate | None:
     try:
         with float64():
             moments = [np.asarray(a.distribution.mean if order == 1 else a.distribution.variance) for a in (p, q)]
-        if not np.isfinite(moments).all():
-            return None
-        found, ends = adaptive(f, np.linspace(-34, 34, 35)), f(np.array([-34.0, -30.0, 30.0, 34.0]))[0]
-    except (NotImplementedError, AttributeError, TypeError, ImportError):  # NumPyro has no quantile function
+            of(p, np.array([0.5])), of(q, np.array([0.5]))
+    except (NotImplementedError, ImportError):
+        # How NumPyro says that it knows no moment or quantile function, or that it would take it from TensorFlow.
         return None
+    if not np.isfinite(moments).all():
+        return None
+    found, ends = adaptive(f, np.linspace(-34, 34, 35)), f(np.array([-34.0, -30.0, 30.0, 34.0]))[0]
     # 1 - u is lost to rounding beyond v = 36: what lies there must not matter.
     if not np.isfinite(found[0][0]) or found[1] > 1e-6 * found[0][0] or ends.max() > _TAIL * max(found[0][0], 1e-300):
         return None
