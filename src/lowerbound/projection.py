@@ -113,7 +113,9 @@ def _second_order(log_p: Callable[[Any], Any], g: StandIn) -> tuple[DenseGaussia
         value, slope, curvature = (np.asarray(a) for a in expand(x))
         total = precision - curvature
         # The gradient of log g + log_p, and the step to where its second-order form is largest.
-        step = np.linalg.solve(total, slope - precision @ (x - centre)) if np.isfinite(total).all() else np.full(d, np.nan)
+        step = (
+            np.linalg.solve(total, slope - precision @ (x - centre)) if np.isfinite(total).all() else np.full(d, np.nan)
+        )
         if not np.isfinite(step).all() or np.linalg.eigvalsh(total)[0] <= 0:
             return None
         if step @ total @ step < 1e-16 * d:

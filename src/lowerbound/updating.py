@@ -129,10 +129,13 @@ def _exactly(
 ) -> tuple[Posterior, float, str, Estimate] | None:
     """By natural parameters; None where q is not of that kind, was corrected, or another family was asked for."""
     q = posterior.q
-    asked = family is not None or not (algorithm is None or _is_ascent(algorithm))
-    if not isinstance(q, FactoredBlock) or asked or (posterior.corrected and not bound.discrete):
+    if family is not None or not (algorithm is None or _is_ascent(algorithm)):
         return None
-    session = Session(options)
+    if not isinstance(q, FactoredBlock):
+        return _none(algorithm, bound, f"q is of the {posterior.family_name} family")
+    if posterior.corrected and not bound.discrete and algorithm is None:
+        return None
+    session, asked = Session(options), algorithm
     joint = random_factors(bound)
     if not isinstance(algorithm, CoordinateAscent):
         algorithm = ConjugateComputationVI() if joint.open else CoordinateAscent()
@@ -144,7 +147,7 @@ def _exactly(
         if found is not None:
             break
     if found is None:
-        return None
+        return _none(asked, bound, "the model has other blocks for these rows than q")
     factored, terms = found
     model = bound
     if not bound.discrete:
@@ -164,6 +167,16 @@ def _exactly(
         "the natural parameters of q",
         Estimate(0.0, 0.0),
     )
+
+
+def _none(algorithm: Any, bound: Model, why: str) -> None:
+    """Nothing is carried exactly; an error where the algorithm that was asked for needs that."""
+    if algorithm is not None and not bound.discrete:
+        named = getattr(algorithm, "name", algorithm)
+        raise IncompatibleError(
+            f"algorithm={named!r} carries over the natural parameters of exponential families, and {why}. Leave "
+            "algorithm out: a Gaussian is then carried over. Or begin with lb.fit(..., algorithm='coordinate_ascent')."
+        )
 
 
 def _naturals(q: FactoredBlock, terms: list[CarriedTerm]) -> list[dict[Any, Any]]:

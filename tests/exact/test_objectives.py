@@ -14,7 +14,7 @@ from numpyro.distributions import constraints
 from scipy.stats import multivariate_normal
 
 import lowerbound as lb
-from lowerbound.errors import IncompatibleError, TrustWarning
+from lowerbound.errors import DataError, IncompatibleError, TrustWarning
 from lowerbound.model.given import as_model
 from lowerbound.objectives import gaussian_prior
 from lowerbound.precision import float64
@@ -110,6 +110,17 @@ def test_bounds_lie_on_their_side_and_rise_with_draws(line):
         assert abs(same.value - elbo.value) < 5 * np.hypot(same.se, elbo.se)
     # From above: the chi bound.
     assert evidence < posterior.bound(lb.objectives.ChiUpperBound(1.2), num_draws=65536).value < evidence + 1.0
+
+
+def test_one_draw_is_two_sets_of_the_objective_so_that_there_is_an_error(line):
+    posterior, _ = line
+    for objective, size in ((lb.objectives.ELBO(1), 1), (lb.objectives.ImportanceWeighted(8), 8)):
+        one, two = (posterior.bound(objective, num_draws=n) for n in (1, 2 * size))
+        assert one == two and np.isfinite(one.value) and 0 < one.se < np.inf
+        assert posterior.bound(objective, num_draws=3 * size) != two
+    for wrong in (0, 2.5, True):
+        with pytest.raises(DataError, match="num_draws is .*; needed: a whole number above zero"):
+            posterior.bound("elbo", num_draws=wrong)
 
 
 def test_the_forward_divergence_is_that_of_two_gaussians(line):

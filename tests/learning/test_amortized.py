@@ -108,6 +108,48 @@ def test_bounds_of_the_exact_network_are_the_evidence(exact):
     np.testing.assert_allclose(exact.decode(np.array([0.0, 2.0]))["x"], [0 * W, 2 * W], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (X, "rows are ndarray; needed: a dictionary of x to arrays"),
+        ({"y": X}, "the rows given have y; needed: x"),
+        ({"x": X[:, :2]}, r"rows 'x' have shape \(30, 2\); needed: \(rows, 3\)"),
+        ({"x": X[0]}, r"rows 'x' have shape \(3,\); needed: \(rows, 3\)"),
+        ({"x": X[:0]}, r"rows 'x' have shape \(0, 3\)"),
+        ({"x": np.where(np.arange(30)[:, None] == 4, np.nan, X)}, r"not finite in 1 row\(s\), first 4"),
+    ],
+)
+def test_rows_that_are_none(exact, data, match):
+    with pytest.raises(DataError, match=match):
+        exact.encode(data)
+    with pytest.raises(DataError, match=match):
+        exact.log_evidence(data, num_draws=2)
+
+
+def test_latents_that_are_none(exact):
+    for latents in (np.zeros((2, 1)), {"z": np.zeros((2, 3))}, {"w": np.zeros(2)}, np.zeros(0), 1.0):
+        with pytest.raises(DataError, match=r"decode needs 'z' with shape \(rows\); got"):
+            exact.decode(latents)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::lowerbound.errors.TrustWarning")
+def test_the_identity_of_rows_of_a_network():
+    # q is a Gaussian for each row and the model linear, so that all three are known.
+    x = X[:12]
+    family = Amortized(eqx.nn.Linear(3, 2, key=jax.random.key(1)), inputs="x", site="z")
+    posterior = lb.fit(line, {"x": x}, family=family, algorithm=AmortizedVI(batch_size=6, held_out=0.0), max_steps=20)
+    found = lb.decompose(line, {"x": x}, posterior)
+    w, sd = posterior.parameters["w"], float(posterior.parameters["sd"])
+    exact = dist.MultivariateNormal(np.zeros(3), np.outer(w, w) + sd**2 * np.eye(3)).log_prob(x).sum() - 0.5 * w @ w
+    assert found.route == "conjugate" and found.log_evidence.value == pytest.approx(float(exact), rel=1e-5)
+    encoded = posterior.encoder.encode({"x": x})
+    s = sd**2 / (w @ w + sd**2)
+    m, ratio = x @ w / (w @ w + sd**2), encoded.sd["z"] ** 2 / s
+    kl = 0.5 * (ratio - 1 - np.log(ratio) + (encoded.mean["z"] - m) ** 2 / s).sum()
+    assert found.kl.value == pytest.approx(float(kl), rel=1e-4) and abs(found.residual) < 1e-8
+
+
 def test_a_bound_of_several_draws_is_taken_row_by_row():
     # By hand, with the same draws, for a network that is wrong.
     wrong = eqx.tree_at(lambda n: n.bias, exact_network(), jnp.array([0.4, -0.2]))

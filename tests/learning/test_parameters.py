@@ -47,6 +47,14 @@ def test_empirical_bayes_finds_the_maximum_of_the_marginal_likelihood():
     np.testing.assert_allclose(posterior.mean()["t"], (1 - shrunk) * posterior.parameters["mu"] + shrunk * Y, atol=1e-6)
     assert any("mu, tau: they are point estimates" in s for s in posterior.verdict.not_checked)
     assert list(posterior.observed) == ["y"]
+    # log p(x; theta) = ELBO + KL where theta was learned, and not where it began.
+    found = lb.decompose(hierarchy, {"y": Y}, posterior)
+    mu, tau = (float(posterior.parameters[n]) for n in ("mu", "tau"))
+    at_theta = dist.Normal(mu, np.hypot(tau, NOISE)).log_prob(Y).sum()
+    assert found.log_evidence.value == pytest.approx(float(at_theta), abs=1e-5)
+    assert abs(found.elbo.value - posterior.elbo.value) < 1e-6 and abs(found.residual) < 1e-9
+    with pytest.raises(lb.errors.IncompatibleError, match="other sites or other data"):
+        lb.decompose(hierarchy, {"y": Y + 1}, posterior)
 
 
 @pytest.mark.slow

@@ -165,7 +165,9 @@ def test_log_prob_outside_the_support(values):
 
 def test_log_prob_refuses():
     p = fitted("density")
-    with pytest.raises(DataError, match=r"log_prob was given 'a' and not 'b'; needed: all continuous latents \('a', 'b'\)"):
+    with pytest.raises(
+        DataError, match=r"log_prob was given 'a' and not 'b'; needed: all continuous latents \('a', 'b'\)"
+    ):
         p.log_prob({"a": 1.0})
     with pytest.raises(DataError, match=r"site 'b' has shape \(3,\); needed: \(2,\).*or \(\)"):
         p.log_prob({"a": np.ones(2), "b": np.full(3, 0.5)})

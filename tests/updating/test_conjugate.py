@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from scipy.special import betaln, digamma
+from scipy.stats import multivariate_normal
 
 import lowerbound as lb
 from tests.updating.models import coin, conjugate, grouped, location, mixture
@@ -74,13 +78,46 @@ def test_forgetting_is_the_power_prior():
     assert abs(posterior.mean()["p"] - c / (c + d)) < 1e-12
     assert abs(posterior.elbo.value - (betaln(c, d) - betaln(a, b))) < 1e-10  # of the normalised power prior
     assert posterior.updates[0].forget == f
-    # The same with a Gaussian in the prior's place, whose normaliser is estimated.
+    # The same with a Gaussian in the prior's place, which has a normaliser in closed form.
     before = lb.fit(location, {"y": y[:15] + 0.0})
     after = before.update({"y": y[15:] + 0.0}, forget=f)
     old = np.array([1 / 4, 1 / 4])  # natural parameters of the prior: precision times mean, and precision
     new = (1 - f) * old + f * (old + np.array([s, 15]) / 0.49) + np.array([y[15:].sum(), 9]) / 0.49
     assert abs(after.mean()["mu"] - new[0] / new[1]) < 1e-9
     assert abs(after.sd()["mu"] - new[1] ** -0.5) < 1e-9
+    prior = (1 - f) * old + f * (old + np.array([s, 15]) / 0.49)
+    marginal = multivariate_normal(np.full(9, prior[0] / prior[1]), 1 / prior[1] + 0.49 * np.eye(9))
+    for number in (after.elbo, after.log_evidence, after.updates[0].log_predictive):
+        assert abs(number.value - marginal.logpdf(y[15:])) < 1e-9 and number.se < 1e-9
+
+
+def test_blocks_apart_are_updated_to_a_fixed_point_of_mean_field_and_no_further():
+    def unknown_precision(y):
+        mu = numpyro.sample("mu", dist.Normal(0.0, 10.0))
+        tau = numpyro.sample("tau", dist.Gamma(2.0, 1.0))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(mu, 1 / jnp.sqrt(tau)), obs=y)
+
+    def fixed_point(prior, y):
+        m0, l0, a0, b0 = prior
+        a, b = a0 + len(y) / 2, b0
+        for _ in range(500):
+            rate = l0 + len(y) * a / b
+            m = (l0 * m0 + a / b * y.sum()) / rate
+            b = b0 + 0.5 * ((y - m) ** 2).sum() + 0.5 * len(y) / rate
+        return m, rate, a, b
+
+    y = np.random.default_rng(2).normal(1.0, 2.0, 60)
+    ascent = lb.algorithms.CoordinateAscent(tolerance=1e-15)
+    posterior = lb.fit(unknown_precision, {"y": y[:30]}, algorithm=ascent)
+    posterior = posterior.update({"y": y[30:]}, algorithm=ascent)
+    assert posterior.updates[0].carried == "the natural parameters of q"
+    m, rate, a, b = fixed_point(fixed_point((0.0, 0.01, 2.0, 1.0), y[:30]), y[30:])
+    got = posterior.q.moments()
+    assert np.allclose(got["mu"], [m, 1 / rate], rtol=1e-7) and np.allclose(got["tau"], [a / b, a / b**2], rtol=1e-7)
+    # Neither the fixed point of all rows at once nor, though nearer, the posterior.
+    whole = fixed_point((0.0, 0.01, 2.0, 1.0), y)
+    assert abs(rate / whole[1] - 1) > 1e-4 and abs(b / whole[3] - 1) > 1e-5
 
 
 def test_forgetting_follows_a_mean_that_moves():

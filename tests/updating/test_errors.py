@@ -10,7 +10,7 @@ import pytest
 from numpyro.distributions import constraints
 
 import lowerbound as lb
-from tests.updating.models import coin, regression
+from tests.updating.models import coin, location, regression
 
 Y = np.array([0, 1, 1, 0, 1, 1])
 
@@ -70,6 +70,14 @@ def test_a_prior_that_is_written_as_a_factor_would_count_twice():
 
 
 @pytest.mark.filterwarnings("ignore::lowerbound.errors.TrustWarning")
+def test_natural_parameters_of_a_q_that_has_none():
+    y = np.array([0.2, 1.4, 0.9])
+    gaussian = lb.fit(location, {"y": y})
+    said = r"algorithm='coordinate_ascent' carries over the natural parameters .* q is of the dense family"
+    with pytest.raises(lb.errors.IncompatibleError, match=said):
+        gaussian.update({"y": y}, algorithm="coordinate_ascent")
+
+
 def test_a_log_density_and_a_point_mass():
     density = lb.LogDensity(lambda x, y: -0.5 * ((y - x) ** 2).sum() - x**2, {"x": lb.Site(constraints.real)})
     with pytest.raises(lb.errors.IncompatibleError, match="the prior cannot be told from the likelihood"):

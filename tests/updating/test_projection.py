@@ -6,10 +6,13 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from scipy import stats
 
 import lowerbound as lb
 from lowerbound.families import DenseGaussian, DiagonalGaussian
 from lowerbound.families.stand_in import gaussian_kl, gaussian_of
+from lowerbound.model.given import as_model
+from lowerbound.projection import log_normaliser, stand_in
 from tests.updating.models import logistic
 
 
@@ -60,9 +63,6 @@ def test_sites_that_were_moved_are_carried_in_their_own_coordinates():
         with numpyro.plate("rows", len(y)):
             numpyro.sample("y", dist.Normal(theta, 1.0).to_event(1), obs=y)
 
-    from lowerbound.projection import stand_in
-    from lowerbound.updating import as_model
-
     rng = np.random.default_rng(0)
     y = rng.normal(1.0, 1.2, (3, 3))
     posterior = lb.fit(schools, {"y": y})
@@ -74,6 +74,27 @@ def test_sites_that_were_moved_are_carried_in_their_own_coordinates():
     places = bound.sites["theta"].slice
     assert np.allclose(gaussian.mean[places], draws["theta"].mean(0), atol=0.05)
     assert np.allclose(np.sqrt(gaussian.variance()[places]), draws["theta"].std(0), rtol=0.06)
+
+
+@pytest.mark.parametrize("power", [0.1, 0.9])
+def test_the_normaliser_of_a_power_prior_has_its_error(power):
+    def scales(y):
+        s = numpyro.sample("s", dist.Gamma(2.0, 1.5))
+        t = numpyro.sample("t", dist.HalfCauchy(1.0))
+        numpyro.sample("y", dist.Normal(0, s + t), obs=y)
+
+    def log_prior(u, v):
+        s, t = np.exp(u), np.exp(v)
+        return stats.gamma.logpdf(s, 2, scale=1 / 1.5) + u + stats.halfcauchy.logpdf(t) + v
+
+    bound = as_model(scales, {"y": np.ones(2)})
+    wide = DenseGaussian(np.array([0.3, -1.0]), np.array([[2.0, 0.0], [1.0, 1.5]]))
+    axis = np.linspace(-12, 12, 1201)
+    u, v = np.meshgrid(axis, axis, indexing="ij")
+    log_g = stats.multivariate_normal(wide.location, wide.covariance()).logpdf(np.stack([u, v], -1))
+    exact = np.log(np.exp(log_g + power * log_prior(u, v)).sum() * (axis[1] - axis[0]) ** 2)
+    got = log_normaliser(bound, ["s", "t"], wide, power)
+    assert 0 < got.se < 0.01 and abs(got.value - exact) < 5 * got.se
 
 
 def test_the_divergence_of_gaussians_is_that_of_their_densities():

@@ -8,8 +8,8 @@ With sufficient statistics t, natural parameters eta (posterior) and eta_q, mome
 
 The three have nothing in common but eta: the first evaluates the model's own code, the second its closed form, the
 last neither. A fitted q that is made of this block brings its eta_q; of any other, that it is a member, and with which
-eta_q, is read off its log density. Either way over draws of q log q(z) is eta_q . t(z) but for a constant, or the numbers
-are not taken.
+eta_q, is read off its log density. Either way over draws of q log q(z) is eta_q . t(z) but for a constant, or the
+numbers are not taken.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def of_conjugate(model: Model, factored: Factored, q: Approximation) -> Decompos
 
 
 def _natural(statistics: np.ndarray, log_q: np.ndarray) -> np.ndarray | None:
-    """The coefficients of ``statistics [n, k]`` nearest to ``log_q [n]``, a constant apart; None of what is not finite."""
+    """The coefficients of ``statistics [n, k]`` nearest to ``log_q [n]``, a constant apart; None if not finite."""
     if not np.isfinite(log_q).all() or not np.isfinite(statistics).all():
         return None
     centre, scale = statistics.mean(0), statistics.std(0)

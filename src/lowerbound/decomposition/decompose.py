@@ -48,8 +48,8 @@ def decompose(
             :mod:`lowerbound.families` over the unconstrained vector, a NumPyro distribution of a single latent, or a
             dictionary from sites to distributions on the constrained space; of discrete latents, to probabilities
             ``[*shape, k]``. Discrete latents that q leaves out are summed out of the model.
-        parameters: What the model itself has to learn (``numpyro.param``), by name, as ``posterior.parameters`` has it: a
-            ``Posterior`` brings its own, any other q needs them. log p(x) is then log p(x; theta).
+        parameters: What the model itself has to learn (``numpyro.param``), by name, as ``posterior.parameters`` has
+            it: a ``Posterior`` brings its own, any other q needs them. log p(x) is then log p(x; theta).
         route: How: ``"enumeration"`` where all latents are discrete; ``"conjugate"`` where the posterior is one block
             of an exponential family and q a member of it; ``"quadrature"`` in up to three unconstrained dimensions;
             ``"sampling"``. None takes the first that serves.
@@ -154,9 +154,7 @@ def _of_posterior(model: Model, posterior: Posterior) -> tuple[Model, Any]:
     learned = set(model.parameter_places)
     same = len(own.arguments) >= len(model.arguments) and all(
         i in learned or np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-        for i, (a, b) in enumerate(
-            zip(map(np.asarray, model.arguments), map(np.asarray, own.arguments), strict=False)
-        )
+        for i, (a, b) in enumerate(zip(map(np.asarray, model.arguments), map(np.asarray, own.arguments), strict=False))
     )
     if posterior.updates:
         # Its prior is the posterior before it, which the model that is given does not have: q against all the rows.

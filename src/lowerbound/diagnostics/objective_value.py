@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.errors import IncompatibleError, TrustWarning
+from lowerbound.errors import DataError, IncompatibleError, TrustWarning
 from lowerbound.families import Block
 from lowerbound.kernel import Kernel
 from lowerbound.objectives import Objective, Target, Weighted, gaussian_prior
@@ -34,13 +34,14 @@ def objective_value(
         kernel: The compiled log density.
         q: A distribution with a density.
         objective: What to estimate.
-        num_draws: Draws of q; rounded up to whole sets of ``objective.num_samples``.
+        num_draws: Draws of q; rounded up to whole sets of ``objective.num_samples``, two at least.
         seed: Of the draws.
 
     Returns:
         Its value in nats and the standard error.
 
     Raises:
+        DataError: ``num_draws`` is no whole number above zero.
         IncompatibleError: the objective takes a Gaussian prior apart, and the model has none.
 
     Warns:
@@ -48,6 +49,8 @@ def objective_value(
 
     Cost: ``num_draws`` evaluations.
     """
+    if isinstance(num_draws, bool) or not isinstance(num_draws, (int, np.integer)) or num_draws < 1:
+        raise DataError(f"num_draws is {num_draws!r}; needed: a whole number above zero.")
     prior = gaussian_prior(kernel.model) if objective.needs_prior else None
     if objective.needs_prior and prior is None:
         raise IncompatibleError(

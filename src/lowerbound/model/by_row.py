@@ -153,9 +153,9 @@ class RowModel:
                 raise DataError(f"the rows given have {', '.join(data) or 'nothing'}; needed: {', '.join(own)}.")
             array = np.asarray(data[n])
             if array.shape[1:] != a.shape[1:] or array.ndim != a.ndim or not len(array):
+                shape = "".join(f", {v}" for v in a.shape[1:])
                 raise DataError(
-                    f"rows {n!r} have shape {array.shape}; needed: (rows, {', '.join(map(str, a.shape[1:]))}), as the "
-                    "model was fitted to."
+                    f"rows {n!r} have shape {array.shape}; needed: (rows{shape}), as the model was fitted to."
                 )
             if len(array) != len(np.asarray(data[next(iter(own))])):
                 raise DataError(f"rows {n!r} are {len(array)}; needed: as many of every array.")
