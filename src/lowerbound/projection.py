@@ -62,8 +62,8 @@ def log_normaliser(bound: Model, names: Sequence[str], widened: StandIn, power: 
 
         Z / Z_0 = 1 + E_m[(g p^power / Z_0 - r) / m],        m = (g + r) / 2,
 
-    and the mean is over draws. Where p is Gaussian in u nothing is left of it and Z = Z_0 is exact; where it is not, the
-    draws of g keep the ratio bounded and its standard error honest.
+    and the mean is over draws. Where p is Gaussian in u nothing is left of it and Z = Z_0 is exact; where it is not,
+    the draws of g keep the ratio bounded and its standard error honest.
 
     Args:
         bound: The model with the new data.
@@ -113,11 +113,10 @@ def _second_order(log_p: Callable[[Any], Any], g: StandIn) -> tuple[DenseGaussia
         value, slope, curvature = (np.asarray(a) for a in expand(x))
         total = precision - curvature
         # The gradient of log g + log_p, and the step to where its second-order form is largest.
-        step = (
-            np.linalg.solve(total, slope - precision @ (x - centre)) if np.isfinite(total).all() else np.full(d, np.nan)
-        )
-        if not np.isfinite(step).all() or np.linalg.eigvalsh(total)[0] <= 0:
+        slope = slope - precision @ (x - centre)
+        if not np.isfinite(total).all() or not np.isfinite(slope).all() or np.linalg.eigvalsh(total)[0] <= 0:
             return None
+        step = np.linalg.solve(total, slope)
         if step @ total @ step < 1e-16 * d:
             break
         x = x + step

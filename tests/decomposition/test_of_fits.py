@@ -49,7 +49,7 @@ def test_a_free_form_block_beside_labels_far_from_the_other_component():
     # Where s is small p(z_n = k | s, x) is e^-1000, which is no number and yet not 0.
     posterior = lb.fit(apart, {"y": FAR}, algorithm="coordinate_ascent")
     q = posterior.q
-    assert isinstance(q, FactoredBlock) and [b.family for b in q.blocks][0] == "free form on a grid"
+    assert isinstance(q, FactoredBlock) and q.blocks[0].family == "free form on a grid"
     labels = q.discrete["z"].probabilities
 
     def log_q(s: float) -> float:
@@ -70,7 +70,7 @@ def test_a_free_form_block_beside_labels_far_from_the_other_component():
 
 
 def test_q_of_drawn_blocks_is_that_of_its_distributions():
-    # A product as black-box VI makes it, against the same distributions by NumPyro: other coordinates, the same numbers.
+    # A product as black-box VI makes it, against the same distributions by NumPyro, in other coordinates.
     scale, label = gamma("s", ()), categorical("z", (6,), np.arange(2))
     p = np.array([[0.9, 0.1], [1.0, 0.0], [0.99, 0.01], [1e-9, 1 - 1e-9], [0.1, 0.9], [0.02, 0.98]])
     natural = scale.natural({"log_mean": np.log(0.8), "log_shape": np.log(20.0)})
@@ -144,7 +144,7 @@ def test_an_updated_posterior_is_that_of_all_rows():
     got = lb.decompose(location, {"y": y}, posterior)
     exact = stats.multivariate_normal(np.ones(12), 4.0 + 0.49 * np.eye(12)).logpdf(y)
     assert got.log_evidence.value == pytest.approx(exact, abs=1e-6) and abs(got.kl.value) < 1e-8
-    with pytest.raises(lb.errors.IncompatibleError, match="its last 7 rows alone. Give all the rows"):
+    with pytest.raises(lb.errors.IncompatibleError, match=r"its last 7 rows alone\. Give all the rows"):
         lb.decompose(location, {"y": y[5:]}, posterior)
     with pytest.raises(lb.errors.DataError, match="parameters= beside a Posterior"):
         lb.decompose(location, {"y": y}, posterior, parameters={})

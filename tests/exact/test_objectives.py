@@ -119,7 +119,7 @@ def test_one_draw_is_two_sets_of_the_objective_so_that_there_is_an_error(line):
         assert one == two and np.isfinite(one.value) and 0 < one.se < np.inf
         assert posterior.bound(objective, num_draws=3 * size) != two
     for wrong in (0, 2.5, True):
-        with pytest.raises(DataError, match="num_draws is .*; needed: a whole number above zero"):
+        with pytest.raises(DataError, match=r"num_draws is .*; needed: a whole number above zero"):
             posterior.bound("elbo", num_draws=wrong)
 
 
