@@ -26,7 +26,7 @@ from numpyro.primitives import Messenger
 from lowerbound.errors import LowerboundError, ModelError
 from lowerbound.kernel import Lifted, compile_once
 from lowerbound.model.data import Data
-from lowerbound.model.numpyro import _FullPlates, _one_at_a_time
+from lowerbound.model.running import FullPlates, one_at_a_time
 from lowerbound.precision import float64
 
 _NEEDED = (
@@ -164,8 +164,8 @@ class _IsScalar(Exception):
 
 
 def _run(model: Callable, keywords: dict[str, Any], seed: Any, place_of: Callable[[str, Any], int]) -> tuple[Any, Any]:
-    draw = _Draw(_FullPlates(model), place_of)
-    with _one_at_a_time:
+    draw = _Draw(FullPlates(model), place_of)
+    with one_at_a_time:
         return draw, handlers.trace(handlers.seed(draw, rng_seed=jax.random.key(seed))).get_trace(**keywords)
 
 

@@ -291,7 +291,18 @@ def test_discrete_latents():
         k = numpyro.sample("k", dist.Categorical(np.ones(2) / 2))
         numpyro.sample("y", dist.Normal(k, 1), obs=y)
 
-    refused(ModelError, r"discrete latent site 'k' .* no finite list of values to sum over", counts, {"y": Y})
+    def chosen(y):
+        n = numpyro.sample("n", dist.DiscreteUniform(0, 5))
+        k = numpyro.sample("k", dist.Binomial(n, 0.5))
+        numpyro.sample("y", dist.Normal(k, 1), obs=y)
+
+    def vector(y):
+        k = numpyro.sample("k", dist.Multinomial(3, np.ones(2) / 2))
+        numpyro.sample("y", dist.Normal(k[0], 1), obs=y)
+
+    refused(ModelError, r"discrete latent site 'k' can take infinitely many values .*Cut it off", counts, {"y": Y})
+    refused(ModelError, r"'k' takes values up to an end that another latent decides.*the widest range", chosen, {"y": Y})
+    refused(ModelError, r"'k' has support .* whose values are vectors.*a Categorical for each trial", vector, {"y": Y})
     refused(IncompatibleError, r"'labels' has discrete latents alone \(k\)", labels, {"y": Y}, family="dense")
     wrong = {"k": 3}
     refused(DataError, r"init\['k'\] has 1 labels outside of \[0, 1\]", labels, {"y": Y}, init=wrong)
