@@ -61,7 +61,7 @@ def discrete_site(site: Site, values: np.ndarray | None, *, dynamic: bool) -> Di
         )
     raise ModelError(
         f"{named} can take infinitely many values ({site.support}): there is no finite list of values to sum over. "
-        "Needed: Categorical, Bernoulli, Binomial or DiscreteUniform. Cut it off where nothing is left, "
-        "dist.Categorical(logits=dist.Poisson(rate).log_prob(jnp.arange(100))), or sum it out by hand: a Poisson with "
-        "a gamma rate is a GammaPoisson."
+        "Needed: Categorical, Bernoulli, Binomial or DiscreteUniform. Cut it off where nothing is left: "
+        "k ~ DiscreteUniform(0, 99) with numpyro.factor('poisson', k * jnp.log(rate) - rate - gammaln(k + 1) + "
+        "jnp.log(100)) is a Poisson below 100. Or sum it out by hand: a Poisson with a gamma rate is a GammaPoisson."
     )
