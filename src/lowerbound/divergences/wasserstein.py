@@ -147,7 +147,8 @@ def _quantiles(p: Given, q: Given, order: int) -> Estimate | None:
     try:
         with float64():
             moments = [np.asarray(a.distribution.mean if order == 1 else a.distribution.variance) for a in (p, q)]
-            of(p, np.array([0.5])), of(q, np.array([0.5]))
+            for law in (p, q):
+                of(law, np.array([0.5]))
     except (NotImplementedError, ImportError):
         # How NumPyro says that it knows no moment or quantile function, or that it would take it from TensorFlow.
         return None
