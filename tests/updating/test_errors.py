@@ -69,7 +69,6 @@ def test_a_prior_that_is_written_as_a_factor_would_count_twice():
         before.update({"y": Y})
 
 
-@pytest.mark.filterwarnings("ignore::lowerbound.errors.TrustWarning")
 def test_natural_parameters_of_a_q_that_has_none():
     y = np.array([0.2, 1.4, 0.9])
     gaussian = lb.fit(location, {"y": y})
@@ -78,6 +77,7 @@ def test_natural_parameters_of_a_q_that_has_none():
         gaussian.update({"y": y}, algorithm="coordinate_ascent")
 
 
+@pytest.mark.filterwarnings("ignore::lowerbound.errors.TrustWarning")
 def test_a_log_density_and_a_point_mass():
     density = lb.LogDensity(lambda x, y: -0.5 * ((y - x) ** 2).sum() - x**2, {"x": lb.Site(constraints.real)})
     with pytest.raises(lb.errors.IncompatibleError, match="the prior cannot be told from the likelihood"):
