@@ -30,6 +30,7 @@ ORDER = (
     "report",  # what a person looks at: it is handed a posterior, and imports nothing of the library
     "model",  # p(x, z)
     "kernel",  # the compiled program
+    "responsibilities",  # p(z | x, latents) of discrete latents that were summed out
     "sites",  # named sites, from and to the vector
     "expectations",  # E_q
     "families",  # q(z)

@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from jax.extend import core as jex
 
-from lowerbound.errors import ModelError
+from lowerbound.errors import IncompatibleError, ModelError
 from lowerbound.model.base import Model
 from lowerbound.precision import float64
 from lowerbound.waiting import Waiting
@@ -75,6 +75,11 @@ class Kernel:
     """
 
     def __init__(self, model: Model, *, jacobian: bool = True, deadline: float | None = None):
+        if model.discrete:
+            raise IncompatibleError(
+                f"{model.name!r} has discrete latents ({', '.join(model.discrete)}) that cannot be summed out: they "
+                "depend on each other given the rest. So it has no log density of the others, and nothing that needs one."
+            )
         start = time.perf_counter()
         self.model = model
         self.dimension = model.dimension

@@ -13,10 +13,12 @@ class Labels(NamedTuple):
     Attributes:
         values: What an element can be ``[k]``, in rising order.
         probabilities: Of each ``[*shape, k]``.
+        draws: Of the other latents that they are averages over; infinite where they are exact.
     """
 
     values: np.ndarray
     probabilities: np.ndarray
+    draws: float = float("inf")
 
     def mean(self) -> np.ndarray:
         """``[*shape]``"""

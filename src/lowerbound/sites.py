@@ -17,9 +17,9 @@ import numpy as np
 
 from lowerbound.errors import DataError, FileFormatError, IncompatibleError, unknown_name
 from lowerbound.kernel import compile_once, lift
-from lowerbound.labels import Labels
 from lowerbound.model.base import Model, Site
 from lowerbound.precision import float64
+from lowerbound.responsibilities import Responsibilities
 
 _MAX_BYTES = 2**28
 
@@ -38,6 +38,7 @@ class SiteMap:
         self._exported: dict[str, bytes] = {}
         self._constrain: Any = None
         self._unconstrain: Any = None
+        self._responsibilities: Responsibilities | None = None
 
     @property
     def model(self) -> Model:
@@ -107,57 +108,13 @@ class SiteMap:
         out = _in_batches(self._unconstrain, stacked, self.batch)
         return out["x"], out["log_det"]
 
-    def responsibilities(self, x: np.ndarray) -> dict[str, Labels]:
-        """p(z = k | x, latents) of discrete latents that were summed out, averaged over ``x [n, p]``; empty if none."""
-        model = self._model
-        if model is None or model.responsibilities is None:
-            return {}
-        held = model.responsibilities
-
-        def mean(rows: Any) -> dict[str, Any]:
-            each = jax.lax.map(lambda u: held(model.constrain(u, model.arguments)), rows)
-            return {n: a.mean(0) for n, a in each.items()}
-
-        with float64():
-            found = jax.jit(mean)(np.asarray(x))
-        return {n: Labels(model.summed[n].values, np.asarray(a)) for n, a in found.items()}
-
-    def log_prob_discrete(self, x: np.ndarray, labels: Mapping[str, np.ndarray]) -> np.ndarray:
-        """log p(z | x, latents) at rows of ``x [n, p]`` and of ``labels [n, *shape]``: ``[n]``."""
-        model = self.model
-        held = model.responsibilities
-        assert held is not None
-        with float64():
-            each = jax.jit(lambda rows: jax.lax.map(lambda u: held(model.constrain(u, model.arguments)), rows))
-            found = {n: np.asarray(a) for n, a in each(np.asarray(x)).items()}
-        out = np.zeros(len(x))
-        for n, z in labels.items():
-            for i, row in enumerate(found[n]):
-                out[i] += Labels(model.summed[n].values, row).log_prob(z[i][None])[0]
-        return out
-
     @property
-    def summed(self) -> tuple[str, ...]:
-        """Names of the discrete latents that were summed out, where the model is at hand."""
-        return () if self._model is None or self._model.responsibilities is None else tuple(self._model.summed)
-
-    def draw_discrete(self, x: np.ndarray, seed: Sequence[int]) -> dict[str, np.ndarray]:
-        """Draws of p(z | x, latents), one for each row of ``x [n, p]``."""
-        model = self.model
-        held = model.responsibilities
-        assert held is not None
-
-        def draw(row: tuple[Any, Any]) -> dict[str, Any]:
-            u, key = row
-            found = held(model.constrain(u, model.arguments))
-            keys = jax.random.split(key, len(found))
-            return {n: jax.random.categorical(k, jnp.log(a)) for k, (n, a) in zip(keys, found.items(), strict=True)}
-
-        with float64():
-            key = jax.random.PRNGKey(int(np.random.default_rng(seed).integers(2**31)))
-            rows = np.asarray(x), jax.random.split(key, len(x))
-            found = jax.jit(lambda r: jax.lax.map(draw, r))(rows)
-        return {n: model.summed[n].values[np.asarray(a)] for n, a in found.items()}
+    def responsibilities(self) -> Responsibilities | None:
+        """p(z | x, latents) of the discrete latents that were summed out; None where there are none, or only a file
+        that does not hold what it takes."""
+        if self._responsibilities is None and self._model is not None:
+            self._responsibilities = Responsibilities.of(self._model)
+        return self._responsibilities
 
     # -- compiled here, or taken from a file -------------------------------------------------------
 
@@ -219,10 +176,12 @@ class SiteMap:
         deterministics: Mapping[str, tuple[int, ...]],
         programs: Mapping[str, bytes],
         elsewhere: Sequence[str] = (),
+        responsibilities: Responsibilities | None = None,
     ) -> SiteMap:
         """A map whose programs come from :meth:`export`."""
         out = SiteMap(sites, deterministics)
         out.elsewhere = tuple(elsewhere)
+        out._responsibilities = responsibilities
         out._exported = dict(programs)
 
         def load(what: str) -> Any:

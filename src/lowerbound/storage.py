@@ -34,11 +34,15 @@ from lowerbound.families.exponential.described import describe, rebuild
 from lowerbound.labels import Labels
 from lowerbound.model.base import Site
 from lowerbound.posterior import Posterior, Trace
+from lowerbound.responsibilities import Averages, Responsibilities
 from lowerbound.sites import SiteMap
 
 FORMAT = 4
-#: Bytes of the model's data kept in a file, at most; the smallest arrays first. Nothing but ``to_arviz`` reads them.
+#: Bytes of the model's data kept in a file, at most; the smallest arrays first. ``to_arviz`` reads them; discrete
+#: latents that were summed out are drawn from as many in their own program.
 MAX_DATA = 2**24
+#: The program of :mod:`lowerbound.responsibilities`.
+_GIVEN = "responsibilities"
 _BLOCKS: dict[str, type] = {
     "arrow": families.ArrowGaussian,
     "dense": families.DenseGaussian,
@@ -65,7 +69,7 @@ def save(posterior: Posterior, path: Any) -> None:
         "trace_seconds": p.trace.seconds,
     }
     arrays |= {f"q.{k}": a for k, a in p.q.arrays().items()}
-    # Of latents that were summed out, since a file does not hold the model.
+    # Of latents that were summed out, beside the program that gives them at a draw: it may be too large.
     for k, labels in p._responsibilities().items():
         arrays |= {f"probabilities.{k}": labels.probabilities, f"values.{k}": labels.values}
     # Modules are code as much as numbers: those of them are saved with equinox.tree_serialise_leaves.
@@ -121,6 +125,7 @@ def save(posterior: Posterior, path: Any) -> None:
         "deterministics": {k: list(s) for k, s in p._sites.deterministics.items()},
         "elsewhere": list(p._sites.elsewhere),
         "observed": list(observed),
+        "averaged": {k: _number(a.draws) for k, a in p._responsibilities().items()},
     }
     target = Path(os.fspath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -133,6 +138,8 @@ def save(posterior: Posterior, path: Any) -> None:
             z.writestr("arrays.npz", buffer.getvalue())
             for name, program in p._sites.export().items():
                 z.writestr(name, program)
+            if (given := p._sites.responsibilities) is not None and (program := given.export(MAX_DATA)) is not None:
+                z.writestr(_GIVEN, program)
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
@@ -168,7 +175,7 @@ def load(path: Any) -> Posterior:
                 raise _newer(path, meta["format"])
             with np.load(io.BytesIO(z.read("arrays.npz")), allow_pickle=False) as a:
                 arrays = dict(a)
-            programs = {k: z.read(k) for k in ("constrain", "unconstrain")}
+            programs = {k: z.read(k) for k in ("constrain", "unconstrain", _GIVEN) if k != _GIVEN or k in z.namelist()}
         return _posterior(meta, arrays, programs)
     except FileFormatError:
         raise
@@ -213,6 +220,10 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
     trace = Trace(tuple(meta["trace_phase"]), arrays["trace_elbo"], arrays["trace_elbo_se"], arrays["trace_seconds"])
     model_name, family_name, algorithm_name = meta["names"]
     elsewhere = meta.get("elsewhere", ())
+    averages = {
+        k: Labels(arrays[f"values.{k}"], arrays[f"probabilities.{k}"], float(n))
+        for k, n in meta.get("averaged", {}).items()
+    }
     posterior = Posterior(
         q,
         Status[meta["status"]],
@@ -234,19 +245,29 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         float(meta["effective"]),
         tuple(Correction(*c) for c in meta["corrections"]),
         tuple(Trial(n, r, Estimate(*map(float, g)), bool(k), float(s)) for n, r, g, k, s in meta["trials"]),
-        SiteMap.from_exported(sites, {k: tuple(s) for k, s in meta["deterministics"].items()}, programs, elsewhere),
+        SiteMap.from_exported(
+            sites,
+            {k: tuple(s) for k, s in meta["deterministics"].items()},
+            programs,
+            elsewhere,
+            _given(averages, programs.get(_GIVEN)),
+        ),
         arrays["pool"],
         arrays["pool_weights"],
         parameters={k.removeprefix("parameter."): a for k, a in arrays.items() if k.startswith("parameter.")},
         updates=tuple(_updated(u) for u in meta.get("updates", ())),
     )
-    start = "probabilities."
-    posterior._cache["responsibilities"] = {
-        k[len(start) :]: Labels(arrays[f"values.{k[len(start) :]}"], a)
-        for k, a in arrays.items()
-        if k.startswith(start)
-    }
+    posterior._cache["responsibilities"] = averages
     return posterior
+
+
+def _given(averages: dict[str, Labels], program: bytes | None) -> Responsibilities | None:
+    if not averages or program is None:
+        return Averages(averages) if averages else None
+    values = {k: a.values for k, a in averages.items()}
+    return Responsibilities.from_exported(
+        values, {k: a.probabilities.shape[:-1] for k, a in averages.items()}, program
+    )
 
 
 def _update(u: Update) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import warnings
 from collections.abc import Mapping
@@ -12,11 +13,12 @@ import numpy as np
 
 from lowerbound.algorithms.base import Status
 from lowerbound.diagnostics.assessment import Assessment
+from lowerbound.diagnostics.discrete import judge_discrete
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
 from lowerbound.encoder import Encoder
 from lowerbound.errors import TrustWarning
 from lowerbound.escalation import Trial
-from lowerbound.families import Block
+from lowerbound.families import Block, FactoredBlock
 from lowerbound.fitting.session import Session
 from lowerbound.model.base import Model
 from lowerbound.posterior import Posterior, Trace
@@ -73,7 +75,7 @@ def assemble(found: Found, session: Session) -> Posterior:
     )
     observed = dict(zip(model.argument_names, model.arguments, strict=True))
     versions = {n: importlib.metadata.version(n) for n in ("jax", "numpyro", "numpy")}
-    return Posterior(
+    posterior = Posterior(
         q=found.q,
         status=found.status,
         verdict=assessment.verdict,
@@ -100,6 +102,10 @@ def assemble(found: Found, session: Session) -> Posterior:
         parameters=found.parameters,
         encoder=found.encoder,
     )
+    if found.status in (Status.INTERRUPTED, Status.OUT_OF_TIME) or not isinstance(found.q, FactoredBlock):
+        return posterior
+    verdict = judge_discrete(posterior.verdict, found.q.discrete, posterior._responsibilities())
+    return dataclasses.replace(posterior, verdict=verdict)
 
 
 def warn_of(verdict: Verdict) -> None:

@@ -11,7 +11,7 @@ from lowerbound.closed_form import summed_out
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.errors import IncompatibleError
 from lowerbound.fitting.assembly import Found
-from lowerbound.fitting.block_check import checked, completed, not_checked, small
+from lowerbound.fitting.block_check import checked, completed, coupled, not_checked, small
 from lowerbound.fitting.loop import run
 from lowerbound.fitting.session import Session
 from lowerbound.fitting.unconstrained import started
@@ -37,7 +37,7 @@ def fit_black_box(model: Model, algorithm: BlackBoxVI, session: Session) -> Foun
         try:
             summed = summed_out(model) if model.discrete else model
         except IncompatibleError:
-            why = f"the discrete latents ({', '.join(model.discrete)}) cannot be summed out"
+            why = coupled(model)
     kernel = None
     if summed is not None:
         session.say("compiling the log density")

@@ -63,6 +63,11 @@ def not_checked(model: Model, q: FactoredBlock, status: Status, algorithm: Algor
     return unchecked(q, status, algorithm.rule(), why)
 
 
+def coupled(model: Model) -> str:
+    """Why q is not compared with the posterior, where discrete latents depend on each other given the rest."""
+    return f"the discrete latents ({', '.join(model.discrete)}) cannot be summed out"
+
+
 def completed(assessment: Assessment, model: Model, elbo: Estimate | None) -> Assessment:
     """With q's own ELBO, where it is known better than from weighing, and what is to be said of discrete latents."""
     verdict = assessment.verdict

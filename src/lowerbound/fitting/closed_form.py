@@ -17,7 +17,7 @@ from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.expectations.factors import support_kind
 from lowerbound.families import FactoredBlock, Place
 from lowerbound.fitting.assembly import Found
-from lowerbound.fitting.block_check import CUT_SHORT, checked, completed, not_checked, small
+from lowerbound.fitting.block_check import CUT_SHORT, checked, completed, coupled, not_checked, small
 from lowerbound.fitting.loop import run
 from lowerbound.fitting.session import Session
 from lowerbound.kernel import Kernel
@@ -63,13 +63,15 @@ def fit_closed_form(
         session.say("checking q against the log density")
         kernel = Kernel(marginal(model, factored), deadline=session.deadline)
         assessment = checked(kernel, q, status, algorithm, options) if kernel.price < _PRICE else None
-    if assessment is None and not model.dimension and len(factored.blocks) == 1 and summable(factored):
+    if assessment is None and not model.dimension and status.converged and summable(factored):
         assessment = itself(status, algorithm.rule(), elbo)
     if assessment is None:
-        assessment = not_checked(model, q, status, algorithm)
+        assessment = not_checked(model, q, status, algorithm, "" if summable(factored) else coupled(model))
+    # (What depends on other discrete latents given the rest is not summed out: q's own blocks are then all there is.)
+    inner = marginal(model, factored) if kernel is None and summable(factored) else model
     return Found(
         model,
-        marginal(model, factored) if kernel is None else kernel.model,
+        inner if kernel is None else kernel.model,
         q,
         status,
         completed(assessment, model, None if factored.sampled else Estimate(elbo, 0.0)),
