@@ -21,9 +21,11 @@ from lowerbound.diagnostics.evidence import Evidence, sandwich
 from lowerbound.diagnostics.importance import Weighted, weigh
 from lowerbound.diagnostics.nonfinite import culprits, flat_sites
 from lowerbound.diagnostics.particles import examine, judge_particles
+from lowerbound.diagnostics.reported import Columns, Moments
 from lowerbound.diagnostics.shift import Shift, drift, shift_of
 from lowerbound.diagnostics.tails import without_sd, without_variance
 from lowerbound.diagnostics.verdict import (
+    Seen,
     Verdict,
     VerdictStatus,
     judge,
@@ -101,6 +103,8 @@ class Weighed:
         weighted, shift: The weighted draws, and how far they move q's moments; None for a point mass.
         evaluations: Of the log density, before the weights.
         missing: Estimated share of modes that were not met.
+        columns: What is reported on the constrained space; None where that is the coordinates themselves, or too much.
+        weighted_columns: Its weighted moments.
     """
 
     kernel: Kernel
@@ -111,6 +115,8 @@ class Weighed:
     shift: Shift | None
     evaluations: int
     missing: float = 0.0
+    columns: Columns | None = None
+    weighted_columns: Moments | None = None
 
 
 def weigh_up(
@@ -150,7 +156,11 @@ def weigh_up(
     if status is Status.FLAT:
         flat = tuple(flat_sites(kernel, weighted.draws[: kernel.batch]) or _widest(kernel, q))
     names = kernel.model.coordinate_names()
-    verdict = judge(status, rule, weighted, beside, shift, names, missing=missing, flat=flat)
+    columns, moments, seen = Columns.of(kernel), None, None
+    if columns is not None and np.isfinite(weighted.log_weights).any():
+        found, moments = columns.by_weights(weighted, q)
+        seen = Seen(columns.names, found)
+    verdict = judge(status, rule, weighted, beside, shift, names, missing=missing, flat=flat, seen=seen)
     if apart := [m for m in modes if m.separate]:
         verdict = dataclasses.replace(verdict, modes=_masses(q, apart, weighted))
     if status is Status.NOT_FINITE or weighted.bad > 0:
@@ -158,7 +168,7 @@ def weigh_up(
         found = culprits(kernel, weighted.draws[worst[: kernel.batch]])
         reasons = tuple(f"not finite somewhere: {f}" for f in found)
         verdict = dataclasses.replace(verdict, reasons=verdict.reasons + reasons)
-    return Weighed(kernel, whole, modes, verdict, weighted, shift, fitted, missing)
+    return Weighed(kernel, whole, modes, verdict, weighted, shift, fitted, missing, columns, moments)
 
 
 def assess(weighed: Weighed, seed: int, *, patience: int = 1) -> Assessment:
@@ -197,7 +207,7 @@ def assess(weighed: Weighed, seed: int, *, patience: int = 1) -> Assessment:
         if chains is not None and chains.missed >= MISSED and verdict.trusted:
             chains = None  # the weights have been where the chains were not
         if chains is not None:
-            verdict = _checked(verdict, chains, q, weighed.shift, weighted, kernel.model.coordinate_names())
+            verdict = _checked(verdict, chains, q, weighed, seed)
     if isinstance(whole, ParticleBlock):
         verdict = judge_particles(verdict, examine(kernel, whole), weighted.effective)
     return _report(kernel, verdict, weighted, chains, one_mode=not several)
@@ -208,14 +218,22 @@ def _with_density(q: Block) -> Block:
     return q.gaussian if isinstance(q, ParticleBlock) else q
 
 
-def _checked(verdict: Verdict, chains: Chains, q: Block, shift: Shift, weighted: Weighted, names: list[str]) -> Verdict:
+def _checked(verdict: Verdict, chains: Chains, q: Block, weighed: Weighed, seed: int) -> Verdict:
     """The verdict after the chains: their shift from q, and from what would be reported."""
+    names, shift, weighted = weighed.kernel.model.coordinate_names(), weighed.shift, weighed.weighted
+    assert shift is not None and weighted is not None
     mean, sd = np.asarray(q.mean), np.sqrt(np.asarray(q.variance()))
     from_q = drift(chains, mean, sd)
     reported = from_q
     if verdict.status is VerdictStatus.CORRECTED:
         reported = drift(chains, shift.weighted_mean, shift.weighted_sd, weighted.effective)
-    return judge_chains(verdict, chains, from_q, reported, names)
+    columns, seen = weighed.columns, None
+    if columns is not None and weighed.weighted_columns is not None:
+        own = Seen(columns.names, columns.by_chains(chains, columns.of_q(q, seed)))
+        seen = own, own
+        if verdict.status is VerdictStatus.CORRECTED:
+            seen = own, Seen(columns.names, columns.by_chains(chains, weighed.weighted_columns))
+    return judge_chains(verdict, chains, from_q, reported, names, seen=seen)
 
 
 def _report(

@@ -84,6 +84,13 @@ class Drift:
         mean = np.abs(self.mean) > np.maximum(allowed, z * self.mean_se)
         return mean | (np.abs(self.log_sd) > np.maximum(allowed, z * self.log_sd_se))
 
+    def joined(self, other: Drift | None) -> Drift:
+        """These numbers and others."""
+        if other is None:
+            return self
+        names = ("mean", "log_sd", "mean_se", "log_sd_se")
+        return Drift(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in names))
+
     @property
     def size(self) -> np.ndarray:
         """The larger of the two shifts, ``[p]``."""

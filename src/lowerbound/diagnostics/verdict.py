@@ -7,7 +7,8 @@ The rules, in order:
   that float64 cannot tell 0.001 nats apart.
 * By weights, TRUSTED if the stopping rule was met, the estimated gap KL(q || p) is below 0.005 nats (beyond its
   error), k-hat < 0.5, and importance weighting moves no mean by more than 0.05 sd and no sd by more
-  than 5%: q is the posterior, for every use that a sample of some thousand draws has.
+  than 5%, neither of an unconstrained coordinate nor (beyond its error) of a site or deterministic as it is reported:
+  q is the posterior, for every use that a sample of some thousand draws has.
 * By weights, CORRECTED if those of the defensive mixture can bear the correction: k-hat < 0.5 with a fifth of
   the draws effective, or < 0.7 with two fifths (a mixture that has been taught and is still less
   efficient has met a shape it cannot take, and what it misses k-hat cannot see), or weights so even
@@ -22,8 +23,9 @@ The rules, in order:
   NOT_TRUSTED if not. Chains so far from agreement (R-hat above 1.2) that they can say nothing overrule the weights
   too. Where several modes are known, chains that have not crossed between them say nothing.
 * Where the weights could not tell, mixed chains can: TRUSTED if the stopping rule was met and they move no mean
-  and no log sd of q by more than 0.05, CORRECTED if they move some, with the draws of the chains. (Above 200
-  dimensions also where the weights could: they have fewer draws than q has digits.)
+  and no log sd of q by more than 0.05 (of what is reported on the constrained space: beyond its error), CORRECTED if
+  they move some, with the draws of the chains. (Above 200 dimensions also where the weights could: they have fewer
+  draws than q has digits.)
 * NOT_TRUSTED otherwise, and where a parameter's tail is so heavy that its sd may not exist (k-hat of its second
   moment at least 0.9). If the chains came near (R-hat < 1.2) the draws are theirs all the same.
 
@@ -36,6 +38,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,6 +63,27 @@ FLOOR = 0.2
 EVIDENCE_SE = 0.1
 MISSING = 0.2
 EFFECTIVE = 1000
+
+
+class Seen(NamedTuple):
+    """How far what is reported on the constrained space has moved.
+
+    Attributes:
+        names: Of the numbers: ``s``, ``w[2]``.
+        drift: Of each.
+    """
+
+    names: list[str]
+    drift: Drift
+
+    def moved(self, allowed: float) -> list[str]:
+        """Names of those that have moved by more, beyond their errors; the worst first."""
+        beyond = self.drift.beyond(allowed)
+        return [self.names[i] for i in np.argsort(-self.drift.size) if beyond[i]]
+
+    def largest(self, allowed: float) -> float:
+        """The largest shift of those."""
+        return float(self.drift.size[self.drift.beyond(allowed)].max(initial=0.0))
 
 
 class VerdictStatus(Enum):
@@ -134,6 +158,7 @@ def judge(
     *,
     missing: float = 0.0,
     flat: tuple[str, ...] = (),
+    seen: Seen | None = None,
 ) -> Verdict:
     """The rules at the top of this file, as far as importance weights go.
 
@@ -145,6 +170,7 @@ def judge(
         names: Of the coordinates.
         missing: Estimated share of modes that were not met.
         flat: Sites in which the density is flat.
+        seen: How far the weights move what is reported.
     """
     w = weighted
     gap = Estimate(w.gap, w.gap_se)
@@ -157,6 +183,8 @@ def judge(
     means, sds = np.abs(shift.mean), np.abs(shift.log_sd)
     worst = np.argsort(-np.nan_to_num(np.maximum(means, sds), nan=np.inf))
     moved = [names[i] for i in worst if means[i] > SHIFT or sds[i] > SHIFT]
+    shown = [] if seen is None else seen.moved(SHIFT)
+    moved = list(dict.fromkeys((*moved, *shown)))
     share = w.effective / len(w.draws)
     usable = w.even or (w.pareto_k < GOOD_K and share > FLOOR) or (w.pareto_k < USABLE_K and share > LEARNED)
     weights_good = (
@@ -239,6 +267,8 @@ def judge(
         reasons.append(f"{len(modes) - len(apart)} other local maxima of the ELBO about the same peak")
     if moved:
         reasons.append("weighting moves " + ", ".join(moved[:6]) + (" and others" if len(moved) > 6 else ""))
+    if seen is not None and shown:
+        reasons.append(f"as reported, by up to {seen.largest(SHIFT):.2g} (means in sds, log sds): {_few(shown)}")
     return Verdict(
         verdict,
         sentence,
@@ -257,7 +287,15 @@ def judge(
     )
 
 
-def judge_chains(verdict: Verdict, chains: Chains, q: Drift, reported: Drift, names: list[str]) -> Verdict:
+def judge_chains(
+    verdict: Verdict,
+    chains: Chains,
+    q: Drift,
+    reported: Drift,
+    names: list[str],
+    *,
+    seen: tuple[Seen, Seen] | None = None,
+) -> Verdict:
     """The rules at the top of this file, once short chains have been run.
 
     Args:
@@ -266,6 +304,7 @@ def judge_chains(verdict: Verdict, chains: Chains, q: Drift, reported: Drift, na
         q: Shift from q's moments to the chains'.
         reported: Shift from the moments of the draws that the weights would return.
         names: Of the coordinates.
+        seen: The same two shifts of what is reported on the constrained space.
     """
     error = chains.error
     found = (
@@ -274,12 +313,17 @@ def judge_chains(verdict: Verdict, chains: Chains, q: Drift, reported: Drift, na
     )
     if chains.missed >= MISSED:
         found += f"; they have never been where {chains.missed:.0%} of the importance weight is"
-    against = reported if verdict.trusted else q
+    q_seen, own_seen = (None, None) if seen is None else seen
+    also = own_seen if verdict.trusted else q_seen
+    against, listed = (reported if verdict.trusted else q), list(names)
+    if also is not None:
+        against, listed = against.joined(also.drift), [*names, *also.names]
     beyond = against.beyond(DRIFT)
-    moved = tuple(names[i] for i in np.argsort(-against.size) if beyond[i])
+    moved = tuple(dict.fromkeys(listed[i] for i in np.argsort(-against.size) if beyond[i]))
     size = float(np.nan_to_num(against.size, nan=np.inf).max())
     changes: dict = {"reasons": (*verdict.reasons, found), "r_hat": chains.r_hat}
     right = bool(verdict.converged and chains.mixed and float(q.size.max()) <= SHIFT)
+    right = right and (q_seen is None or not q_seen.moved(SHIFT))
     if verdict.status is VerdictStatus.CORRECTED and right and len(names) > MANY:
         # A thousand draws know a thousand means less well than q does.
         return replace(
@@ -329,6 +373,11 @@ def judge_chains(verdict: Verdict, chains: Chains, q: Drift, reported: Drift, na
     if chains.usable:
         sentence += " The draws returned are those of short chains, which are nearer but have not mixed."
     return replace(verdict, **changes, sentence=sentence)
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:6]) + (" and others" if len(listed) > 6 else "")
 
 
 def judge_modes(verdict: Verdict, said: list[str]) -> Verdict:
