@@ -110,6 +110,11 @@ class Responsibilities:
         with np.errstate(invalid="ignore"):
             return {n: Labels(self.values[n], a / kept, kept if len(x) > 1 else np.inf) for n, a in total.items()}
 
+    def each(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """p(z = k | x, latents) at every one of few draws ``x [n, p]``: ``[n, *shape, k]`` by name."""
+        parts = [found for _, found in self._at(x)]
+        return {n: np.concatenate([p[n] for p in parts]) for n in self.shapes}
+
     def draw(self, rng: np.random.Generator, x: np.ndarray) -> dict[str, np.ndarray]:
         """One draw of z for each row of ``x [n, p]``, given that row: ``[n, *shape]`` by name."""
         out = {n: np.empty((len(x), *s), v.dtype) for (n, s), v in zip(self.shapes.items(), self.values.values())}

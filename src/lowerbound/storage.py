@@ -265,9 +265,7 @@ def _given(averages: dict[str, Labels], program: bytes | None) -> Responsibiliti
     if not averages or program is None:
         return Averages(averages) if averages else None
     values = {k: a.values for k, a in averages.items()}
-    return Responsibilities.from_exported(
-        values, {k: a.probabilities.shape[:-1] for k, a in averages.items()}, program
-    )
+    return Responsibilities.from_exported(values, {k: a.probabilities.shape[:-1] for k, a in averages.items()}, program)
 
 
 def _update(u: Update) -> list[Any]:

@@ -19,6 +19,7 @@ from lowerbound.diagnostics.each_mode import nearest, unlike
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.evidence import Evidence, sandwich
 from lowerbound.diagnostics.importance import Weighted, weigh
+from lowerbound.diagnostics.labellings import all_labellings
 from lowerbound.diagnostics.nonfinite import culprits, flat_sites
 from lowerbound.diagnostics.particles import examine, judge_particles
 from lowerbound.diagnostics.reported import Columns, Moments
@@ -210,7 +211,7 @@ def assess(weighed: Weighed, seed: int, *, patience: int = 1) -> Assessment:
             verdict = _checked(verdict, chains, q, weighed, seed)
     if isinstance(whole, ParticleBlock):
         verdict = judge_particles(verdict, examine(kernel, whole), weighted.effective)
-    return _report(kernel, verdict, weighted, chains, one_mode=not several)
+    return _report(kernel, q, verdict, weighted, chains, seed, one_mode=not several)
 
 
 def _with_density(q: Block) -> Block:
@@ -237,7 +238,14 @@ def _checked(verdict: Verdict, chains: Chains, q: Block, weighed: Weighed, seed:
 
 
 def _report(
-    kernel: Kernel, verdict: Verdict, weighted: Weighted, chains: Chains | None, *, one_mode: bool
+    kernel: Kernel,
+    q: Block,
+    verdict: Verdict,
+    weighted: Weighted,
+    chains: Chains | None,
+    seed: int,
+    *,
+    one_mode: bool,
 ) -> Assessment:
     """The draws that the verdict is about, and what was done to them."""
     keep = slice(0, max(1, _KEPT // kernel.dimension))
@@ -265,6 +273,11 @@ def _report(
     verdict = judge_tails(verdict, _heavy(kernel, sites, verdict, weighted, chains))
     evidence = sandwich(weighted, chains, one_mode=one_mode)
     total = Estimate(weighted.log_evidence, weighted.log_evidence_se)
+    if kernel.model.summed and not verdict.fatal:
+        total, evidence, said, unseen = all_labellings(kernel, sites, q, weighted, chains, total, evidence, seed)
+        verdict = dataclasses.replace(
+            verdict, reasons=(*verdict.reasons, *said), not_checked=(*verdict.not_checked, *unseen)
+        )
     return Assessment(
         verdict, source, draws, weights, log_weights, total, evidence, weighted.pareto_k, effective, corrections
     )

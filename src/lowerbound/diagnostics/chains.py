@@ -54,6 +54,8 @@ _APART = 1.5
 _HOPELESS = 0.003
 #: Transitions without which chains say nothing.
 _FEWEST = 16
+#: States that stand for draws of the posterior, where an upper bound of the evidence needs some.
+_ENDS = 256
 #: Numbers that the states may take up: a quarter of a GiB.
 _MOST_NUMBERS = 2**25
 
@@ -105,6 +107,12 @@ class Chains:
         """Whether they are nearer to the posterior than q is, mixed or not."""
         near = self.r_hat < 1.2 and self.effective >= 100 and self.divergent < 0.02
         return bool(near and self.missed < MISSED)
+
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Some states that are far apart ``[n, p]``, and log p(x, z) there."""
+        states = self.draws.reshape(-1, self.draws.shape[-1])
+        every = max(1, len(states) // _ENDS)
+        return states[::every], self.log_density.reshape(-1)[::every]
 
     def pool(self, most: int = 8000) -> np.ndarray:
         """At most so many states, evenly thinned, with the controlled means and sds, ``[n, p]``.

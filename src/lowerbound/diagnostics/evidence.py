@@ -26,9 +26,6 @@ from lowerbound.diagnostics.chains import Chains
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.importance import Mixture, Weighted
 
-#: States of the chains that are put among draws of r.
-_ENDS = 256
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -72,7 +69,7 @@ def sandwich(weighted: Weighted, chains: Chains | None, *, one_mode: bool = True
         return Evidence(Estimate(-np.inf, np.inf), None, 0, "no draw has a finite log density")
     lw = r.log_weights
     k = len(lw)
-    lower = Estimate(float(logsumexp(lw) - np.log(k)), _error(lw))
+    lower = Estimate(float(logsumexp(lw) - np.log(k)), error(lw))
     if not one_mode:
         return Evidence(lower, None, k, "several modes are known, and chains do not cross between them")
     if chains is None:
@@ -83,21 +80,27 @@ def sandwich(weighted: Weighted, chains: Chains | None, *, one_mode: bool = True
 
 
 def _upper(r: Mixture, chains: Chains) -> Estimate:
-    states = chains.draws.reshape(-1, chains.draws.shape[-1])
-    values = chains.log_density.reshape(-1)
-    every = max(1, len(states) // _ENDS)
-    at, value = states[::every], values[::every]
-    ends = value - r.log_prob(at)
-    k = len(r.log_weights)
+    at, value = chains.ends()
+    return above(r.log_weights, value - r.log_prob(at), chains.effective)
+
+
+def above(log_weights: np.ndarray, ends: np.ndarray, effective: float) -> Estimate:
+    """The upper bound from the weights of K draws of r, and those of draws of the posterior.
+
+    Args:
+        log_weights: Of draws of r ``[K]``.
+        ends: Log weights of draws of the posterior.
+        effective: How many of those are independent.
+    """
     # log of the mean of one end's weight and K - 1 of r's; the K-th of r's draws is left out.
-    rest = np.asarray(logsumexp(r.log_weights[:-1]))
-    each = np.logaddexp(rest, ends) - np.log(k)
+    rest = np.asarray(logsumexp(log_weights[:-1]))
+    each = np.logaddexp(rest, ends) - np.log(len(log_weights))
     # Errors: of the average over ends, and of the weights that all of them share.
-    n = min(len(each), max(chains.effective, 1.0))
-    return Estimate(float(each.mean()), float(np.hypot(each.std() / np.sqrt(n), _error(r.log_weights))))
+    n = min(len(each), max(effective, 1.0))
+    return Estimate(float(each.mean()), float(np.hypot(each.std() / np.sqrt(n), error(log_weights))))
 
 
-def _error(lw: np.ndarray) -> float:
+def error(lw: np.ndarray) -> float:
     """Standard error of log mean exp, by the delta method."""
     w = np.exp(lw - lw.max())
     return float(w.std() / np.sqrt(len(w)) / w.mean())

@@ -41,6 +41,8 @@ ENOUGH = 3600
 #: ... and where a draw is dear: above MANY dimensions.
 SOME = 1200
 _DEGREES = 4.0
+#: Dimensions up to which a proposal's draws are kept beside the pooled ones.
+_KEPT = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,15 +185,39 @@ class Mixture:
     Attributes:
         components, shares: Of r.
         log_weights: log p(x, z) - log r(z) of its own draws ``[n]``.
+        draws: They ``[n, p]``; None in many dimensions.
     """
 
     components: list[Component]
     shares: np.ndarray
     log_weights: np.ndarray
+    draws: np.ndarray | None = None
+
+    def densities(self, x: np.ndarray) -> np.ndarray:
+        """log densities of the components at ``x [n, p]``: ``[components, n]``."""
+        return np.stack([c.log_prob(x) for c in self.components])
 
     def log_prob(self, x: np.ndarray) -> np.ndarray:
-        densities = np.stack([c.log_prob(x) for c in self.components])
-        return np.asarray(logsumexp(densities + np.log(self.shares)[:, None], axis=0))
+        return np.asarray(logsumexp(self.densities(x) + np.log(self.shares)[:, None], axis=0))
+
+
+def regressed(log_w: np.ndarray, densities: np.ndarray, shares: np.ndarray) -> tuple[float, float]:
+    """log E_r[w] and its standard error, with E_r[q_j / r] = 1 as control variates.
+
+    Args:
+        log_w: Of draws of r ``[n]``.
+        densities: log q_j of its components at them ``[components, n]``.
+        shares: Of the components.
+    """
+    log_r = logsumexp(densities + np.log(shares)[:, None], axis=0)
+    scale = logsumexp(log_w) - np.log(len(log_w))
+    w = np.exp(log_w - scale)
+    control = np.column_stack([np.ones(len(w)), np.exp(densities - log_r).T - 1])
+    beta = np.linalg.lstsq(control, w, rcond=1e-10)[0]
+    mean, error = beta[0], np.std(w - control @ beta) / np.sqrt(len(w))
+    if not mean > 0.2:  # a handful of weights rule: the regression means nothing
+        mean, error = 1.0, w.std() / np.sqrt(len(w))
+    return float(scale + np.log(mean)), float(error / mean)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,19 +240,11 @@ class _Round:
         log_r = logsumexp(densities + np.log(counts / counts.sum())[:, None], axis=0)
         log_w = value - log_r
         own = value[: counts[0]] - densities[0, : counts[0]]
-        proposal = Mixture(components, counts / counts.sum(), log_w)
+        proposal = Mixture(components, counts / counts.sum(), log_w, x if x.shape[1] <= _KEPT else None)
         if not np.isfinite(log_w).any():
             return _Round(x, value, log_w, own, -np.inf, np.inf, 0.0, proposal)
-        scale = logsumexp(log_w) - np.log(len(x))
-        w = np.exp(log_w - scale)
-        control = np.exp(densities - log_r).T - 1
-        control = np.column_stack([np.ones(len(x)), control])
-        beta = np.linalg.lstsq(control, w, rcond=1e-10)[0]
-        mean, error = beta[0], np.std(w - control @ beta) / np.sqrt(len(x))
-        if not mean > 0.2:  # a handful of weights rule: the regression means nothing
-            mean, error = 1.0, w.std() / np.sqrt(len(x))
         smoothed, _ = smooth(log_w)
-        evidence, se = float(scale + np.log(mean)), float(error / mean)
+        evidence, se = regressed(log_w, densities, counts / counts.sum())
         return _Round(x, value, log_w, own, evidence, se, effective_size(smoothed) / len(x), proposal)
 
 

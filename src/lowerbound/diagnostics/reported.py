@@ -90,7 +90,9 @@ class Columns:
         parts = []
         for i in range(0, len(x), step):
             values = self.sites.constrain(x[i : i + step])
-            parts.append(np.concatenate([values[n].reshape(len(values[n]), -1)[:, k] for n, k in self.picked.items()], 1))
+            parts.append(
+                np.concatenate([values[n].reshape(len(values[n]), -1)[:, k] for n, k in self.picked.items()], 1)
+            )
         return np.concatenate(parts)
 
     def by_weights(self, weighted: Weighted, q: Block) -> tuple[Drift, Moments]:

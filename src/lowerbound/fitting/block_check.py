@@ -77,7 +77,5 @@ def completed(assessment: Assessment, model: Model, elbo: Estimate | None) -> As
         verdict = dataclasses.replace(verdict, next_step=_NEXT_DISCRETE if model.discrete else _NEXT)
     if model.discrete:
         summed = (f"{r} (discrete latents summed out)" if r.startswith("ELBO ") else r for r in verdict.reasons)
-        relabelled = "a relabelling of exchangeable components, which is as probable as this one"
-        unseen = (*verdict.not_checked, relabelled)
-        verdict = dataclasses.replace(verdict, reasons=tuple(summed), not_checked=unseen)
+        verdict = dataclasses.replace(verdict, reasons=tuple(summed))
     return dataclasses.replace(assessment, verdict=verdict)
