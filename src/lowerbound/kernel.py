@@ -78,7 +78,7 @@ class Kernel:
         if model.discrete:
             raise IncompatibleError(
                 f"{model.name!r} has discrete latents ({', '.join(model.discrete)}) that cannot be summed out: they "
-                "depend on each other given the rest. So it has no log density of the others, and nothing that needs one."
+                "depend on each other given the rest. So it has no log density of the others, nor what needs one."
             )
         start = time.perf_counter()
         self.model = model

@@ -2,9 +2,9 @@ r"""p(z | x, latents) of discrete latents that have been summed out, at draws of
 
     p(z_n = k | x)  =  E[ p(z_n = k | x, theta) ],      theta ~ p(theta | x),
 
-so that what is reported of z is as right as the draws of theta are, which is what the verdict has checked; q's own block
-for z is a mean-field one, and is checked by nothing. Given theta the elements of z are independent (else they are not
-summed out), so a draw of each from its own p(z_n | x, theta) is a draw of all of them jointly with theta.
+so that what is reported of z is as right as the draws of theta are, which is what the verdict has checked; q's own
+block for z is a mean-field one, and is checked by nothing. Given theta the elements of z are independent (else they
+are not summed out), so a draw of each from its own p(z_n | x, theta) is a draw of all of them jointly with theta.
 
 One program, compiled once, gives the probabilities at a batch of draws; it can be exported to bytes.
 """
@@ -57,7 +57,7 @@ class Responsibilities:
 
     @staticmethod
     def of(model: Model) -> Responsibilities | None:
-        """Of a model whose discrete latents have been summed out; None for any other. It is compiled when first used."""
+        """Of a model whose discrete latents have been summed out, compiled when first used; None for any other."""
         if model.responsibilities is None:
             return None
         values = {n: np.asarray(d.values) for n, d in model.summed.items()}
@@ -117,7 +117,10 @@ class Responsibilities:
 
     def draw(self, rng: np.random.Generator, x: np.ndarray) -> dict[str, np.ndarray]:
         """One draw of z for each row of ``x [n, p]``, given that row: ``[n, *shape]`` by name."""
-        out = {n: np.empty((len(x), *s), v.dtype) for (n, s), v in zip(self.shapes.items(), self.values.values())}
+        out = {
+            n: np.empty((len(x), *s), v.dtype)
+            for (n, s), v in zip(self.shapes.items(), self.values.values(), strict=True)
+        }
         for rows, found in self._at(x):
             for n, a in found.items():
                 out[n][rows] = _chosen(rng, a, self.values[n])
@@ -159,8 +162,8 @@ class Responsibilities:
                         loaded = jax.export.deserialize(bytearray(program))
                     except Exception as e:  # flatbuffers raises whatever it stumbles over
                         raise FileFormatError(
-                            f"the probabilities of discrete latents in this file cannot be read by jax {jax.__version__} "
-                            f"({type(e).__name__}): they are damaged, or of a version too far from it."
+                            "the probabilities of discrete latents in this file cannot be read by jax "
+                            f"{jax.__version__} ({type(e).__name__}): they are damaged, or too far from its version."
                         ) from e
                     cell.append(compile_once(loaded.call, rows)[0])
                 return cell[0](rows)

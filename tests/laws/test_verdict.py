@@ -12,7 +12,7 @@ from lowerbound.diagnostics.chains import Chains
 from lowerbound.diagnostics.control_variates import Moments
 from lowerbound.diagnostics.importance import Weighted
 from lowerbound.diagnostics.shift import Drift, Shift, drift, shift_of
-from lowerbound.diagnostics.verdict import VerdictStatus, judge, judge_chains, judge_tails, judge_unchecked
+from lowerbound.diagnostics.verdict import Seen, VerdictStatus, judge, judge_chains, judge_tails, judge_unchecked
 from lowerbound.families import DenseGaussian
 
 N = 4000
@@ -81,6 +81,39 @@ def test_rules(case, expected):
     assert v.status is expected
     assert v.sentence and v.reasons
     assert bool(v.next_step) == (expected is NOT_TRUSTED)
+
+
+def seen(log_sd: float, error: float = 0.005) -> Seen:
+    """One reported number, s."""
+    return Seen(["s"], Drift(np.zeros(1), np.array([log_sd]), np.full(1, error), np.full(1, error)))
+
+
+@pytest.mark.parametrize(
+    ("shift", "error", "expected"),
+    [(0.049, 0.005, TRUSTED), (0.051, 0.005, CORRECTED), (0.051, 0.03, TRUSTED), (-0.09, 0.03, CORRECTED)],
+)
+def test_what_is_reported_counts_beside_the_coordinates(shift, error, expected):
+    still = Shift(np.zeros(2), np.zeros(2), True, np.zeros(2), np.ones(2))
+    v = judge(Status.CONVERGED, "a rule", weighted(), [], still, ["a", "b"], seen=seen(shift, error))
+    assert v.status is expected
+    assert v.parameters == (("s",) if expected is CORRECTED else ())
+    assert any("as reported" in r for r in v.reasons) == (expected is CORRECTED)
+
+
+@pytest.mark.parametrize(("shift", "before", "expected"), [
+    (0.04, "doubted", TRUSTED),
+    (0.06, "doubted", CORRECTED),
+    (0.06, "trusted", TRUSTED),
+    (0.11, "trusted", CORRECTED),
+])  # fmt: skip
+def test_chains_are_compared_with_what_is_reported(shift, before, expected):
+    first = verdict(**DOUBTED) if before == "doubted" else verdict()
+    c, own = chains(), seen(shift)
+    still = drift(c, np.zeros(2), np.ones(2))
+    v = judge_chains(first, c, still, still, ["a", "b"], seen=(own, own))
+    assert v.status is expected
+    if before == "trusted" and expected is TRUSTED:
+        assert v.reasons[-1] == "the chains move no reported mean or log sd by more than 0.06 (with their errors)"
 
 
 def test_it_names_the_parameters_that_move():

@@ -1,10 +1,10 @@
 """What a verdict on the continuous latents says of the discrete ones.
 
-A verdict weighs q's continuous part against the log density with discrete latents z summed out exactly. What is reported
-of z is p(z | x, latents) over the draws of the others, which is as right as those draws are; q's own block for z is the
-mean-field optimum, whose probabilities are too near to 0 and 1 wherever z depends on the others. Where the two differ the
-verdict says so, since the ELBO is that of q with its own block. Where z cannot be summed out q's own block is all there
-is, and nothing has checked it.
+A verdict weighs q's continuous part against the log density with discrete latents z summed out exactly. What is
+reported of z is p(z | x, latents) over the draws of the others, which is as right as those draws are; q's own block
+for z is the mean-field optimum, whose probabilities are too near to 0 and 1 wherever z depends on the others. Where
+the two differ the verdict says so, since the ELBO is that of q with its own block. Where z cannot be summed out q's
+own block is all there is, and nothing has checked it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def judge_discrete(verdict: Verdict, own: Mapping[str, Labels], reported: Mappin
     if unseen:
         few = ", ".join(unseen)
         lacking = (
-            f"the discrete latents {few}: they depend on each other given the rest, and what is reported of them is q's "
-            "own block, mean field, unchecked"
+            f"the discrete latents {few}: they depend on each other given the rest, and what is reported of them is "
+            "q's own block, mean field, unchecked"
         )
         return replace(verdict, reasons=(*verdict.reasons, *said), not_checked=(*verdict.not_checked, lacking))
     return replace(verdict, reasons=(*verdict.reasons, *said)) if said else verdict
@@ -61,7 +61,7 @@ def differ(name: str, own: Labels, reported: Labels) -> list[str]:
     size = f"{beyond.sum()} of the {distance.size} elements of {name}" if distance.shape else name
     sds = float(own.sd()[worst]), float(reported.sd()[worst])
     return [
-        f"q's own block of {size} (mean field) differs from what is reported, p({name} | x, latents) over the draws: by "
-        f"{distance[worst]:.2f} in total variation at {name}{label(tuple(int(i) for i in worst))}, sd {sds[0]:.3g} "
+        f"q's own block of {size} (mean field) differs from what is reported, p({name} | x, latents) over the draws: "
+        f"by {distance[worst]:.2f} in total variation at {name}{label(tuple(int(i) for i in worst))}, sd {sds[0]:.3g} "
         f"against {sds[1]:.3g}"
     ]

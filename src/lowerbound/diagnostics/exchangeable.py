@@ -1,14 +1,15 @@
 r"""Which components of a model may be exchanged: labels of a discrete latent that mean nothing.
 
-In a mixture p(x, z, theta) does not change where the values of z are permuted together with the axes that z indexes: the
-weights, the means, ... Summed over z, log p(x, theta) does not change where those axes alone are. Which they are is found
-by trying: of all axes as long as z has values, the smallest sets whose permutation leaves log p(x, theta) as it is (to
-rounding) at draws of q, and permutes p(z | x, theta) with it. A prior that tells some components apart leaves classes of
-those that it does not. Every transposition is tried at two draws; log p is an analytic function there, and does not agree
-at two random points by chance.
+In a mixture p(x, z, theta) does not change where the values of z are permuted together with the axes that z indexes:
+the weights, the means, ... Summed over z, log p(x, theta) does not change where those axes alone are. Which they are
+is found by trying: of all axes as long as z has values, the smallest sets whose permutation leaves log p(x, theta) as
+it is (to rounding) at draws of q, and permutes p(z | x, theta) with it. A prior that tells some components apart
+leaves classes of those that it does not. Every transposition is tried at two draws; log p is an analytic function
+there, and does not agree at two random points by chance.
 
-The axes are those along which a latent's elements are independent coordinates of the constrained space, where permuting
-has a Jacobian of one, and the last of a simplex (whose density is with respect to all but one of its elements, whichever).
+The axes are those along which a latent's elements are independent coordinates of the constrained space, where
+permuting has a Jacobian of one, and the last of a simplex (whose density is with respect to all but one of its
+elements, whichever).
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
 r"""The evidence of all labellings, from draws of one.
 
-Where components may be exchanged (:mod:`~lowerbound.diagnostics.exchangeable`) the posterior is the same under each of
-the permutations pi of their labels, and q is about one of them. With any h >= 0 whose sum over the labellings of a point
-is one, sum_pi h(pi theta) = 1, and p(x, pi theta) = p(x, theta),
+Where components may be exchanged (:mod:`~lowerbound.diagnostics.exchangeable`) the posterior is the same under each
+of the permutations pi of their labels, and q is about one of them. With any h >= 0 whose sum over the labellings of a
+point is one, sum_pi h(pi theta) = 1, and p(x, pi theta) = p(x, theta),
 
     p(x) = int p(x, theta) sum_pi h(pi theta) dtheta = K! int p(x, theta) h(theta) dtheta = K! E_r[ w(theta) h(theta) ],
 
-with the draws and weights w = p / r that there are; none of them needs to be permuted. With h = g / sum_pi g o pi and g = q
-it is what weighing by the symmetric proposal (1/K!) sum_pi q o pi would give. Here g is a product over components of
-Gaussians with q's moments of each component's numbers (logs of positive ones), so that with A_jk the log density of the
-numbers in place j under the Gaussian of component k
+with the draws and weights w = p / r that there are; none of them needs to be permuted. With h = g / sum_pi g o pi and
+g = q it is what weighing by the symmetric proposal (1/K!) sum_pi q o pi would give. Here g is a product over
+components of Gaussians with q's moments of each component's numbers (logs of positive ones), so that with A_jk the
+log density of the numbers in place j under the Gaussian of component k
 
     log h = sum_j A_jj - log sum_pi exp sum_j A_{j, pi(j)}.
 
-The sum over permutations is a permanent: 2^K K operations by adding a row at a time for each set of columns, all terms
-positive. Above ten components it is bounded by the product of the row sums, which gives a lower bound of h; where
-components are apart both are one, and p(x) is K! times that of a labelling.
+The sum over permutations is a permanent: 2^K K operations by adding a row at a time for each set of columns, all
+terms positive. Above ten components it is bounded by the product of the row sums, which gives a lower bound of h;
+where components are apart both are one, and p(x) is K! times that of a labelling.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ EXACT, _LISTED = 10, 6
 _DRAWS, _AT_ONCE = 1024, 2**22
 #: Nats of a bound's looseness that are not worth telling, and share of h from which labellings are apart.
 _TOLD, _APART = 0.01, 0.99
-#: What the verdict does not see where no components were found that may be exchanged.
-OTHER = "relabellings of exchangeable components other than along an axis, each as probable as this one"
+#: What the verdict does not see where not all components were found to be exchangeable.
+OTHER = "labellings of discrete latents other than those that log evidence counts: each is a mode of its own"
 
 
 def all_labellings(
@@ -73,11 +73,13 @@ def all_labellings(
     rng = np.random.default_rng([seed, 7])
     groups = exchangeable(kernel, sites, q, rng)
     named = {n for g in groups for n in g.latents}
-    unseen = () if named.issuperset(kernel.model.summed) else (OTHER,)
+    counted = {n for g in groups for n in g.latents if len(g.classes[0]) == len(kernel.model.summed[n].values)}
+    unseen = () if counted.issuperset(kernel.model.summed) else (OTHER,)
     if not groups:
         return total, evidence, (), unseen
     count, names = math.prod(g.labellings for g in groups), ", ".join(n for n in kernel.model.summed if n in named)
-    said = f"the {count:,} labellings of {names}'s values, which are equally probable"
+    whose = f"of the values of {names}" if len(named) > 1 else f"of {names}'s values"
+    said = f"the {count:,} labellings {whose}, which are equally probable"
     most, r = math.log(count), weighted.proposal
     if r is None or r.draws is None or not np.isfinite(r.log_weights).any():
         lacking = f"log evidence may be of one of {said}: it lacks between 0 and log {count:,} = {most:.2f} nats"
@@ -89,10 +91,10 @@ def all_labellings(
     low, high = (sum(e) for e in zip(*(s.log_prob(r.draws) for s in shares), strict=True))
     lw = r.log_weights
     value, se = regressed(lw + low, r.densities(r.draws), r.shares)
-    kept, least = (float(np.exp(logsumexp(lw + h) - logsumexp(lw))) for h in (high, low))
+    kept, least = (math.exp(_log_sum(lw + h) - _log_sum(lw)) for h in (high, low))
     if least > 1 - 1e-6 and total.se < se:  # components far apart: what is known of one is known of all
         value, se = total
-    below = Estimate(float(logsumexp(lw + low) - np.log(len(lw))) + most, error(lw + low))
+    below = Estimate(_log_sum(lw + low) - math.log(len(lw)) + most, error(lw + low))
     upper = None
     if evidence.upper is not None and chains is not None:
         upper = _upper(kernel, r, chains, shares, lw + low + most, rng)
@@ -101,14 +103,12 @@ def all_labellings(
         upper = Estimate(evidence.upper.value + most, evidence.upper.se)
         condition += ", and counts each labelling as if it were apart from the others"
     line = f"log evidence counts {said} (log {count:,} = {most:.2f} nats)"
-    line += (
-        "; q, its gap and what is reported are of one"
-        if kept > _APART
-        else (
-            f"; {1 - kept:.0%} of the weight is nearer to another than to q's, and what is reported of a component mixes them"
-        )
-    )
-    lacking = float(logsumexp(lw + high) - logsumexp(lw + low))
+    if kept > _APART:
+        line += "; q, its gap and what is reported are of one"
+    else:
+        mixed = "what is reported of a component mixes them"
+        line += f"; {1 - kept:.0%} of the weight is nearer to another than to q's, and {mixed}"
+    lacking = _log_sum(lw + high) - _log_sum(lw + low)
     if lacking > _TOLD:
         line += f"; where labellings overlap it lacks between 0 and {lacking:.2f} nats"
     return Estimate(value + most, se), replace(evidence, lower=below, upper=upper, condition=condition), (line,), unseen
@@ -119,8 +119,8 @@ def _upper(
 ) -> Estimate | None:
     """The upper bound of :mod:`~lowerbound.diagnostics.evidence` with the weights K! w h; None with many components.
 
-    The draw that is not of r has to be from K! p h: one of the posterior, or of any labelling of it, becomes so where it
-    is given the labelling pi with probability h(pi theta).
+    The draw that is not of r has to be from K! p h: one of the posterior, or of any labelling of it, becomes so where
+    it is given the labelling pi with probability h(pi theta).
     """
     x, _ = chains.ends()
     for s in shares:
@@ -162,7 +162,7 @@ class Share:
         for c in self.group.classes:
             part = a[:, c][:, :, c]
             kept, exact = np.trace(part, axis1=1, axis2=2), len(c) <= EXACT
-            below = kept - (log_permanent(part) if exact else logsumexp(part, axis=2).sum(1))
+            below = kept - (log_permanent(part) if exact else np.asarray(logsumexp(part, axis=2)).sum(1))
             lower, upper = lower + below, upper + (below if exact else 0.0)
         return np.nan_to_num(lower, nan=-np.inf, neginf=-np.inf), np.nan_to_num(upper, nan=-np.inf, neginf=-np.inf)
 
@@ -217,3 +217,7 @@ def log_permanent(a: np.ndarray) -> np.ndarray:
                     new.setdefault(columns | 1 << j, []).append(value + a[:, row, j])
         sums = {columns: np.logaddexp.reduce(terms) for columns, terms in new.items()}
     return sums[2**k - 1]
+
+
+def _log_sum(a: np.ndarray) -> float:
+    return float(np.logaddexp.reduce(a))

@@ -1,17 +1,18 @@
-r"""How far the moments that a person is shown are from better ones: those of sites and deterministics as the model has them.
+r"""How far reported moments are from better ones: those of sites and deterministics, on the constrained space.
 
-Chains and weights are compared with q on the unconstrained space, where a Gaussian is at home; but what is reported of a
-positive s is the mean and the sd of s = exp(u), and two distributions whose u have the same mean and sd may differ in
-those by a tenth. (The forward KL among Gaussians has the posterior's moments of u by construction, so that there nothing
-on the unconstrained space could ever tell.) So each number f(u) that is not a coordinate of u itself is compared too.
+Chains and weights are compared with q on the unconstrained space, where a Gaussian is at home; but what is reported
+of a positive s is the mean and the sd of s = exp(u), and two distributions whose u have the same mean and sd may
+differ in those by a tenth. (The forward KL among Gaussians has the posterior's moments of u by construction, so that
+there nothing on the unconstrained space could ever tell.) So each number f(u) that is not a coordinate of u itself is
+compared too.
 
-By weights, with draws x_i of r, w_i proportional to p / r and v_i to q / r:  sum w f - sum v f  and the log ratio of the
-sds, on the same draws, so that where q is p there is no error; elsewhere that of the delta method,
+By weights, with draws x_i of r, w_i proportional to p / r and v_i to q / r:  sum w f - sum v f  and the log ratio of
+the sds, on the same draws, so that where q is p there is no error; elsewhere that of the delta method,
 
     se^2 = sum_i (w_i (f_i - mean_w) - v_i (f_i - mean_v))^2 / sd^2.
 
-By chains, with their states moved to the controlled mean and sd of u as they are reported: the error of their average is
-that of what u and u^2, whose means are controlled, do not explain of f.
+By chains, with their states moved to the controlled mean and sd of u as they are reported: the error of their average
+is that of what u and u^2, whose means are controlled, do not explain of f.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ class Columns:
 
 
 def _moments(f: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and sd of the columns of ``f [n, m]``, and by how much each draw moves the mean and the log sd ``[n, m]``."""
+    """Mean and sd of each column of ``f [n, m]``, and by how much each draw moves the mean and log sd ``[n, m]``."""
     mean = w @ f
     centred = f - mean
     variance = w @ centred**2
