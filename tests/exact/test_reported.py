@@ -62,6 +62,17 @@ def test_shifts_by_weights():
     np.testing.assert_allclose(columns.at(np.array([[0.5]])), [[np.exp(0.5), 2 * np.exp(0.5)]])
 
 
+def test_a_number_that_does_not_vary_does_not_move():
+    def constant(y):
+        x = numpyro.sample("x", dist.Normal(0, 1))
+        numpyro.deterministic("third", 1 / 3 + 0 * x)
+        numpyro.deterministic("near", 1e6 + 1e-6 * x)
+        numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    posterior = lb.fit(constant, {"y": 1.0})
+    assert posterior.verdict.status is lb.VerdictStatus.TRUSTED, str(posterior.verdict)
+
+
 def test_nothing_but_real_sites_is_nothing_to_compare():
     def line(y):
         x = numpyro.sample("x", dist.Normal(0, 1))

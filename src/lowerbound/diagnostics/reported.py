@@ -38,6 +38,8 @@ _NUMBERS, _COLUMNS = 2**16, 1000
 _AT_ONCE, _IN_ALL = 2**22, 2**26
 #: Draws of q behind its own moments.
 _DRAWS = 4096
+#: Relative size of an sd that is rounding.
+_ROUNDING = 1e-9
 #: Dimensions up to which the coordinates' share in a chain's error is taken out.
 _CONTROLS = 32
 
@@ -154,12 +156,14 @@ def _moments(f: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     mean = w @ f
     centred = f - mean
     variance = w @ centred**2
+    # What does not vary beyond rounding has no sd to be compared in.
+    variance = np.where(variance > (_ROUNDING * np.abs(mean)) ** 2, variance, 0.0)
     return mean, np.sqrt(variance), w[:, None] * centred, 0.5 * w[:, None] * (centred**2 / variance - 1)
 
 
 def _still(drift: Drift, sd: np.ndarray) -> Drift:
     """A number that does not vary, or that has no sd, does not move; what cannot be told has an infinite error."""
-    told = np.isfinite(drift.mean) & np.isfinite(drift.log_sd) & np.isfinite(sd) & (sd > 0)
+    told = np.isfinite(drift.mean) & np.isfinite(drift.log_sd) & np.isfinite(sd)
     parts = (drift.mean, drift.log_sd, drift.mean_se, drift.log_sd_se)
     mean, log_sd, mean_se, log_sd_se = (np.where(told, a, 0.0) for a in parts)
     return Drift(mean, log_sd, np.where(np.isfinite(mean_se), mean_se, np.inf), np.nan_to_num(log_sd_se, nan=np.inf))
