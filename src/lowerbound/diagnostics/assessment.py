@@ -157,7 +157,7 @@ def weigh_up(
     if status is Status.FLAT:
         flat = tuple(flat_sites(kernel, weighted.draws[: kernel.batch]) or _widest(kernel, q))
     names = kernel.model.coordinate_names()
-    columns, moments, seen = Columns.of(kernel), None, None
+    columns, moments, seen = None if rounds == 1 or kernel.late else Columns.of(kernel), None, None
     if columns is not None and np.isfinite(weighted.log_weights).any():
         found, moments = columns.by_weights(weighted, q)
         seen = Seen(columns.names, found)
