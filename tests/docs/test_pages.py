@@ -284,11 +284,23 @@ def test_the_thresholds_of_the_verdict_are_those_in_the_code():
         f"the mean acceptance is above {chains.ACCEPTANCE:g}",
         f"of what would be returned by more than {verdict.DRIFT:g},",
         f"and so does an R-hat above {verdict.APART:g}.",
-        f"no log standard deviation of q is off by more than {shift:g},",
+        f"no log standard deviation of q is off by more than {shift:g}, nor",
         f"R-hat below {verdict.APART:g}, at least 100 effective draws",
         f"in the units that you see, is {tails.NO_SD:g} or more.",
     ):
         assert said in page, said
+
+
+def test_the_thresholds_of_what_is_reported_are_those_in_the_code():
+    from lowerbound import responsibilities
+    from lowerbound.diagnostics import discrete, reported
+
+    page = text_of("verdict.md", "## What is reported is what is judged")
+    assert f"up to {reported._COLUMNS:,} of them, evenly spaced, where a draw has at most {reported._NUMBERS:,}" in page
+    assert f"by more than {discrete.DIFFERENT:g} in total variation, or a tenth" in page and discrete.WIDER == 0.1
+    page = text_of("posterior.md", "## Discrete latents")
+    assert f"over {responsibilities._MOST:,} draws" in page and f"and {responsibilities._FEWEST} draws at least" in page
+    assert "2^25 probabilities in all" in page and responsibilities._IN_ALL == 2**25
 
 
 def test_the_thresholds_of_the_chains_are_those_in_the_code():
@@ -325,7 +337,7 @@ def test_the_thresholds_of_the_chains_are_those_in_the_code():
 def test_the_numbers_of_escalation_and_evidence_are_those_in_the_code():
     from lowerbound import escalation
     from lowerbound.algorithms import shape_ascent
-    from lowerbound.diagnostics import evidence, importance
+    from lowerbound.diagnostics import chains, importance, labellings
     from lowerbound.diagnostics.paired_gain import GROUP
 
     page = text_of("methods/escalation.md")
@@ -340,7 +352,10 @@ def test_the_numbers_of_escalation_and_evidence_are_those_in_the_code():
     ):
         assert said in page, said
     assert f"In more than {importance.MANY} dimensions nothing is learned" in text_of("methods/importance.md")
-    assert f"up to {evidence._ENDS} states of the [short chains]" in text_of("methods/evidence.md")
+    page = text_of("methods/evidence.md")
+    assert "up to ten components, a bound above" in page and labellings.EXACT == 10
+    assert "above six components" in page and labellings._LISTED == 6
+    assert f"up to {chains._ENDS} states of the [short chains]" in text_of("methods/evidence.md")
 
 
 def test_every_name_of_a_trial_is_on_the_page_of_escalation():
