@@ -22,7 +22,7 @@ _WHERE = {
     "explain": "lowerbound.explanation",
     "calibrate": "lowerbound.calibration",
     "decompose": "lowerbound.decomposition",
-    "load": "lowerbound.storage",
+    "load": "lowerbound.posterior.storage",
     "LogDensity": "lowerbound.model.log_density",
     "Site": "lowerbound.model.base",
     "Model": "lowerbound.model.base",
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from lowerbound.model.base import Site as Site
     from lowerbound.model.log_density import LogDensity as LogDensity
     from lowerbound.posterior import Posterior as Posterior
-    from lowerbound.storage import load as load
+    from lowerbound.posterior.storage import load as load
 
 __all__ = ["__version__", *_WHERE, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -112,7 +112,7 @@ def _source(posterior: Posterior, model: Any) -> Any:
 
 def _shapes(posterior: Posterior) -> dict[str, tuple[int, ...]]:
     out = {n: tuple(s.shape) for n, s in posterior._sites.sites.items()}
-    return out | {n: tuple(labels.probabilities.shape[:-1]) for n, labels in posterior._labels().items()}
+    return out | {n: tuple(labels.probabilities.shape[:-1]) for n, labels in posterior._reported.labels.items()}
 
 
 # -- exactly ---------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lowerbound.families import BoundProduct, GaussianBlock
+from lowerbound.posterior.storage import _describe, _restore
 from lowerbound.precision import float64
-from lowerbound.storage import _describe, _restore
 from tests.registry import FAMILIES, POINTS, SHAPED, Subject
 
 gaussians = pytest.mark.parametrize("subject", FAMILIES, ids=repr)

@@ -138,7 +138,7 @@ def test_the_rows_of_the_data_are_not_in_the_programs(tmp_path):
 
 
 def test_large_data_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("lowerbound.storage.MAX_DATA", 1000)
+    monkeypatch.setattr("lowerbound.posterior.storage.MAX_DATA", 1000)
     p = fitted("line")
     p.observed["large"] = np.zeros(2000)  # pyright: ignore
     try:

@@ -104,7 +104,7 @@ def assemble(found: Found, session: Session) -> Posterior:
     )
     if found.status in (Status.INTERRUPTED, Status.OUT_OF_TIME) or not isinstance(found.q, FactoredBlock):
         return posterior
-    verdict = judge_discrete(posterior.verdict, found.q.discrete, posterior._responsibilities())
+    verdict = judge_discrete(posterior.verdict, found.q.discrete, posterior._reported.summed)
     return dataclasses.replace(posterior, verdict=verdict)
 
 

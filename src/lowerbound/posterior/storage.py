@@ -33,7 +33,8 @@ from lowerbound.escalation import Trial
 from lowerbound.families.exponential.described import describe, rebuild
 from lowerbound.labels import Labels
 from lowerbound.model.base import Site
-from lowerbound.posterior import Posterior, Trace
+from lowerbound.posterior.posterior import Posterior
+from lowerbound.posterior.trace import Trace
 from lowerbound.responsibilities import Averages, Responsibilities
 from lowerbound.sites import SiteMap
 
@@ -70,7 +71,7 @@ def save(posterior: Posterior, path: Any) -> None:
     }
     arrays |= {f"q.{k}": a for k, a in p.q.arrays().items()}
     # Of latents that were summed out, beside the program that gives them at a draw: it may be too large.
-    for k, labels in p._responsibilities().items():
+    for k, labels in p._reported.summed.items():
         arrays |= {f"probabilities.{k}": labels.probabilities, f"values.{k}": labels.values}
     # Modules are code as much as numbers: those of them are saved with equinox.tree_serialise_leaves.
     arrays |= {f"parameter.{k}": a for k, a in p.parameters.items() if isinstance(a, np.ndarray)}
@@ -125,7 +126,7 @@ def save(posterior: Posterior, path: Any) -> None:
         "deterministics": {k: list(s) for k, s in p._sites.deterministics.items()},
         "elsewhere": list(p._sites.elsewhere),
         "observed": list(observed),
-        "averaged": {k: _number(a.draws) for k, a in p._responsibilities().items()},
+        "averaged": {k: _number(a.draws) for k, a in p._reported.summed.items()},
     }
     target = Path(os.fspath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -224,7 +225,7 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         k: Labels(arrays[f"values.{k}"], arrays[f"probabilities.{k}"], float(n))
         for k, n in meta.get("averaged", {}).items()
     }
-    posterior = Posterior(
+    return Posterior(
         q,
         Status[meta["status"]],
         verdict,
@@ -254,11 +255,10 @@ def _posterior(meta: Any, arrays: dict[str, np.ndarray], programs: dict[str, byt
         ),
         arrays["pool"],
         arrays["pool_weights"],
+        averages,
         parameters={k.removeprefix("parameter."): a for k, a in arrays.items() if k.startswith("parameter.")},
         updates=tuple(_updated(u) for u in meta.get("updates", ())),
     )
-    posterior._cache["responsibilities"] = averages
-    return posterior
 
 
 def _given(averages: dict[str, Labels], program: bytes | None) -> Responsibilities | None:
