@@ -28,6 +28,7 @@ import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
 from lowerbound.algorithms.factored import Factored
+from lowerbound.algorithms.remainder import remaining
 from lowerbound.algorithms.sweeps import Sweeper
 from lowerbound.errors import DataError, IncompatibleError, ModelError, unknown_name
 from lowerbound.families.exponential import CategoricalBlock
@@ -51,6 +52,7 @@ class State:
     rng: np.random.Generator
     x: list[list[Any]]
     elbo: float = -np.inf
+    elbos: list[float] = field(default_factory=list)
     best: list[list[Any]] | None = None
     step: int = 0
     status: Status | None = None
@@ -64,7 +66,8 @@ class CoordinateAscent(Algorithm):
     """Exact updates of one block after another.
 
     Args:
-        tolerance: Stop when sweeps raise the ELBO by less than this share of its size, twice in a row.
+        tolerance: Stop when what sweeps have left to gain (:mod:`~lowerbound.algorithms.remainder`), and what the last
+            one gained, is less than this share of the ELBO's size, twice in a row.
         max_steps: Sweeps before giving up.
         num_starts: Starts; None for ten with discrete latents, four where Gaussian latents multiply each other, else
             one.
@@ -88,7 +91,10 @@ class CoordinateAscent(Algorithm):
             check_positive("CoordinateAscent", num_starts=self.num_starts)
 
     def rule(self) -> str:
-        return f"a sweep over all blocks raised the exact ELBO by less than {self.tolerance:g} of its size, twice"
+        return (
+            "what sweeps over all blocks have left to gain, and what the last one gained, is less than "
+            f"{self.tolerance:g} of the exact ELBO's size, twice"
+        )
 
     def check(self, model: Any, family: Any) -> None:
         if family is not None:
@@ -192,7 +198,8 @@ class CoordinateAscent(Algorithm):
         if len(state.before) == 3:
             state.before = []
         state.elbo, state.best = max(elbo, state.elbo) if gain >= 0 else elbo, sweeper.middle(x, first)
-        small = gain < self.tolerance * max(1.0, abs(elbo))
+        state.elbos.append(state.elbo)
+        small = max(gain, remaining(state.elbos)) < self.tolerance * max(1.0, abs(elbo))
         state.slow = state.slow + 1 if small else 0
         if state.slow >= 2:
             state.status = Status.CONVERGED

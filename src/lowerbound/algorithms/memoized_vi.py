@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -24,7 +24,16 @@ import numpy as np
 from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
 from lowerbound.algorithms.coordinate_ascent import CoordinateAscent, about_value
 from lowerbound.algorithms.factored import Factored
-from lowerbound.algorithms.minibatch import Batched, Statistic, collected, data_plate, from_statistics, started
+from lowerbound.algorithms.minibatch import (
+    Batched,
+    Statistic,
+    collected,
+    data_plate,
+    from_statistics,
+    place_of,
+    started,
+)
+from lowerbound.algorithms.remainder import remaining
 from lowerbound.algorithms.stochastic_vi import BatchProgram, completed
 from lowerbound.errors import IncompatibleError
 from lowerbound.kernel import compile_once, lift
@@ -160,6 +169,7 @@ class State:
     local: list[Any]
     step: int = 0
     elbo: float = -np.inf
+    elbos: list[float] = field(default_factory=list)
     status: Status | None = None
     final: list[dict[Any, Any]] | None = None
 
@@ -171,7 +181,8 @@ class MemoizedVI(Algorithm):
     Args:
         batch_size: Rows of a batch; None for a tenth of them, at least 64.
         plate: Of the rows; None for the one with most of them.
-        tolerance: Stop when a pass over all rows raises the exact ELBO by less than this share of its size.
+        tolerance: Stop when what passes have left to gain, and what the last one gained, is less than this share of the
+            exact ELBO's size.
         max_steps: Passes before giving up.
         joined: As in :class:`~lowerbound.algorithms.CoordinateAscent`.
         init_values: Where to start: of discrete local latents too.
@@ -191,7 +202,10 @@ class MemoizedVI(Algorithm):
             check_positive("MemoizedVI", batch_size=self.batch_size)
 
     def rule(self) -> str:
-        return f"a pass over all rows raised the exact ELBO by less than {self.tolerance:g} of its size"
+        return (
+            "what passes over all rows have left to gain, and what the last one gained, is less than "
+            f"{self.tolerance:g} of the exact ELBO's size"
+        )
 
     check = CoordinateAscent.check
 
@@ -247,7 +261,7 @@ class MemoizedVI(Algorithm):
                 own = []
                 for k in keys:
                     array = np.asarray(naturals[i][k], float)
-                    place = array.shape.index(b.rows) if b.rows in array.shape else 0
+                    place = place_of(state.factored, k, state.factored.blocks[i].latents[0], b.plate) or 0
                     own.append(np.take(array, rows, axis=place))
                 local.append(own)
             state.kept[n] = visit(local, rows)
@@ -276,9 +290,10 @@ class MemoizedVI(Algorithm):
                 elbo = self._globals(state)
         state.step += 1
         state.elbo = elbo
+        state.elbos.append(elbo)
         if not np.isfinite(elbo):
             state.status = Status.NOT_FINITE
-        elif elbo - before < self.tolerance * max(1.0, abs(elbo)):
+        elif max(elbo - before, remaining(state.elbos)) < self.tolerance * max(1.0, abs(elbo)):
             state.status = Status.CONVERGED
         elif state.step >= self.max_steps:
             state.status = Status.MAX_STEPS

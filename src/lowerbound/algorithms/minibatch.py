@@ -51,17 +51,49 @@ def data_plate(factored: Factored) -> str:
 def row_axes(factored: Factored) -> dict[Axis, str]:
     """The axes of terms that run along plates: those of their factors, and those that index a plate's own latents."""
     out = dict(factored.rows)
-    for t in (*factored.terms, *factored.bounds):
-        for m, index in _moments(t):
-            if len(m.latents) == 1:
-                for plate, place in factored.plate_axes.get(m.latents[0], {}).items():
-                    if place < len(index) and isinstance(i := index[place], Axis):
-                        out.setdefault(i, plate)
+    for plate in dict.fromkeys(p for own in factored.plate_axes.values() for p in own):
+        for t in (*factored.terms, *factored.bounds):
+            for i in _own_indices(factored, plate, t):
+                if isinstance(i, Axis):
+                    out.setdefault(i, plate)
     return out
 
 
-def _moments(t: Any) -> Sequence[tuple[Moment, tuple[Index, ...]]]:
-    return t.moments if isinstance(t, Contraction) else t.indicators
+def axes_along(factored: Factored, plate: str) -> set[Axis]:
+    """The axes that run along one plate. (Another plate of its size may be how a factor of its latents is written.)"""
+    own = {a for a, p in factored.rows.items() if p == plate}
+    for t in (*factored.terms, *factored.bounds):
+        own |= {i for i in _own_indices(factored, plate, t) if isinstance(i, Axis)}
+    return own
+
+
+def _own_indices(factored: Factored, plate: str, t: Any) -> list[Index | None]:
+    """By what the latents of a plate are indexed in a term, along the plate; None where their rows are not apart."""
+    out: list[Index | None] = []
+    for m, index in _all_moments(t):
+        for n in dict.fromkeys(m.latents):
+            if plate in factored.plate_axes.get(n, {}):
+                place = place_of(factored, m, n, plate)
+                out.append(None if place is None or place >= len(index) else index[place])
+    return out
+
+
+def place_of(factored: Factored, m: Moment, name: str, plate: str) -> int | None:
+    """Which axis of a moment (and its natural parameter) runs along a plate of one of its latents; None if two do."""
+    place = factored.plate_axes[name][plate]
+    group = factored.structure.gaussian.get(name)
+    if group is None or len(m.latents) == 1:
+        return place
+    return group.plates[name].index(place) if place in group.plates[name] else None  # E[x y']: plates first
+
+
+def _all_moments(t: Any) -> list[tuple[Moment, tuple[Index, ...]]]:
+    """The moments of a term or a bound, those inside of it among them, each with its index."""
+    if isinstance(t, BoundExpectation):
+        inside = [m for e in (*t.inputs, t.weight) for p in e.parts for m in _all_moments(p)]
+        return [*t.indicators, *inside]
+    assert isinstance(t, Contraction)
+    return [*t.moments, *(m for e in t.exponents or () for p in e.parts for m in _all_moments(p))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +132,7 @@ class Batched:
                 f"factor {f.sampled[0].name!r} has no closed form, so minibatches of it are not taken. Use "
                 "algorithm='conjugate_computation'."
             )
-        axes = {a for a, p in row_axes(f).items() if p == self.plate}
+        axes = axes_along(f, self.plate)
         if not axes:
             raise IncompatibleError(
                 f"no term of the model runs along the plate {self.plate!r}; there is nothing to take minibatches of."
@@ -120,6 +152,7 @@ class Batched:
                     f"{', '.join(mixed)} shares a block of q with latents of the plate {self.plate!r}, so that no row "
                     "can be left out. Use joined=False."
                 )
+        self._check(axes)
         put(self, "local_blocks", self._resized(self.size))
         split: tuple[list[Any], list[Any]] = ([], [])
         for t in f.terms:
@@ -136,6 +169,22 @@ class Batched:
             (bounds[0] if mine else bounds[1]).append((b, mine.pop()) if mine else b)
         put(self, "row_bounds", bounds[0])
         put(self, "other_bounds", bounds[1])
+
+    def _check(self, axes: set[Axis]) -> None:
+        """Refuse a term with latents of rows that are not those of the term's own row."""
+        f = self.factored
+        for t in (*f.terms, *f.bounds):
+            mine = (set(t.axes) if isinstance(t, BoundExpectation) else _axes_of(t)) & axes
+            for i in _own_indices(f, self.plate, t):
+                if isinstance(i, Axis) and i in mine:
+                    continue
+                names = sorted({n for m in t.needs for n in m.latents if self.plate in f.plate_axes.get(n, {})})
+                how = "each on all others" if i is None else "by looking them up"
+                raise IncompatibleError(
+                    f"a term of the model depends on {', '.join(names)} of several rows of the plate {self.plate!r}, "
+                    f"{how}, so that no row can be left out. Take minibatches of another plate (plate=...), or use "
+                    "algorithm='coordinate_ascent'."
+                )
 
     def _resized(self, size: int) -> list[ExponentialBlock]:
         """The local blocks for so many rows."""

@@ -16,6 +16,7 @@ from jax.core import Tracer
 from numpyro.distributions import constraints
 from numpyro.distributions.distribution import validation_enabled
 
+from lowerbound.expectations.apart import apart
 from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.composed import finite, masked, value_of
 from lowerbound.expectations.interpret import Graph, data_node, latent_node, run
@@ -50,6 +51,11 @@ class RandomFactor:
     open: NotClosedForm | None = None
     latents: tuple[str, ...] = ()
     rows: dict[Axis, str] = field(default_factory=dict)
+
+
+def opened(f: RandomFactor, why: NotClosedForm) -> RandomFactor:
+    """A factor left without its closed form."""
+    return RandomFactor(f.name, f.observed, f.kind, as_value(0.0), (), why, f.latents)
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,9 +265,9 @@ def _factor(t: _Traced, graph: Graph) -> RandomFactor:
                 whole = align(whole, x)[0]
             own = _spread(weight, np.broadcast_shapes(t.batch, whole.shape))
             rows |= _rows(own, t)
-            held.append((b, own))
+            held.append((replace(b, inputs=tuple(map(apart, b.inputs))), own))
         origin: dict[Axis, Axis] = {}
-        total = value.sum(*range(value.ndim), origin=origin)
+        total = apart(value.sum(*range(value.ndim), origin=origin))
         known = _rows(value, t)
         for term in total.terms:
             refuse_exclusions(term)

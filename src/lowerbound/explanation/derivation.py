@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from lowerbound.algorithms.blocks import blocks_of
 from lowerbound.algorithms.factored import Factored
 from lowerbound.expectations.factors import Joint, RandomFactor, random_factors
-from lowerbound.expectations.moments import BoundExpectation, Contraction, bound_expectation, expectation
+from lowerbound.expectations.moments import BoundExpectation, Contraction
+from lowerbound.expectations.quadrature import factor_expectation
 from lowerbound.expectations.structure import Moment, Structure, structure_of
 from lowerbound.expectations.values import NotClosedForm
 from lowerbound.model.base import Model
@@ -118,8 +119,7 @@ def _attempt(
     derived, refused = [], {}
     for f in factors:
         try:
-            terms = expectation(f.value, structure).parts
-            bounds = tuple(bound_expectation(b, w, structure) for b, w in f.bounds)
+            terms, bounds = factor_expectation(f, structure)
         except NotClosedForm as e:
             refused[f.name] = e
             continue

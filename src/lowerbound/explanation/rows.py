@@ -8,6 +8,7 @@ from typing import Any
 
 from lowerbound.algorithms.factored import Factored
 from lowerbound.expectations.moments import Contraction
+from lowerbound.expectations.quadrature import QUADRATURE
 from lowerbound.expectations.structure import Moment, Structure
 from lowerbound.explanation.derivation import Derivation, DerivedFactor
 from lowerbound.families.exponential import (
@@ -22,7 +23,8 @@ from lowerbound.families.exponential import (
 from lowerbound.model.base import Model
 
 EXACT = "exact, in closed form"
-DAMPED = "closed form, damped (exp of an affine function)"
+DAMPED = "closed form, damped ({reason})"
+_EXP = "exp of an affine function"
 GRID = "free form on a grid"
 
 
@@ -172,14 +174,15 @@ def _update(d: Derivation, block: ExponentialBlock) -> tuple[str, str]:
     assert d.factored is not None
     i = d.factored.blocks.index(block)
     _, bounds = d.factored.touching(i)
-    names = list(dict.fromkeys(b.name for b in bounds))
+    names = list(dict.fromkeys(b.name for b in bounds if b.name != QUADRATURE))
     curved = d.factored.curved(i)
+    reasons = [d.factored.structure.curved.get(n, "") for n in block.latents]
     if names:
-        reasons = {d.factored.structure.curved.get(n, "") for n in block.latents}
-        damped = "; damped (exp of an affine function)" if any(r.startswith("the exp") for r in reasons) else "; damped"
+        damped = f"; damped ({_EXP})" if any(r.startswith("the exp") for r in reasons) else "; damped"
         return "bound", f"bound: {', '.join(names)}" + (damped if curved else "")
     if curved:
-        return "damped", DAMPED
+        reason = next(r for r in reasons if r)
+        return "damped", DAMPED.format(reason=_EXP if reason.startswith("the exp") else reason)
     if isinstance(block, TabulatedBlock):
         return "grid", GRID
     return "exact", EXACT
