@@ -31,6 +31,7 @@ from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.remainder import remaining
 from lowerbound.algorithms.sweeps import Sweeper
 from lowerbound.errors import DataError, IncompatibleError, ModelError, unknown_name
+from lowerbound.expectations.mixtures import RESPONSIBILITIES
 from lowerbound.families.exponential import CategoricalBlock
 from lowerbound.precision import float64
 
@@ -274,6 +275,8 @@ def starts_of(factored: Factored) -> int:
     if factored.begin:
         return 1
     if any(isinstance(b, CategoricalBlock) for b in factored.blocks):
+        return _STARTS_DISCRETE
+    if any(b.name == RESPONSIBILITIES for b in factored.bounds):
         return _STARTS_DISCRETE
     gaussian = factored.structure.gaussian
     for t in factored.terms:

@@ -20,7 +20,8 @@ from lowerbound.expectations.apart import apart
 from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.composed import finite, masked, value_of
 from lowerbound.expectations.interpret import Graph, data_node, latent_node, run
-from lowerbound.expectations.rules import Bound, LogProb, Parameters, rule_for
+from lowerbound.expectations.rules import Bound, Parameters, rule_for
+from lowerbound.expectations.rules.mixture import log_prob_of
 from lowerbound.expectations.supports import between
 from lowerbound.expectations.tables import refuse_exclusions
 from lowerbound.expectations.values import Latent, NotClosedForm, Value, align, array_of, as_value, latent_value
@@ -240,7 +241,7 @@ def _factor(t: _Traced, graph: Graph) -> RandomFactor:
 
     try:
         if t.entry is None:
-            value, bounds = LogProb(_of(read(t.log_prob)))
+            value, bounds = log_prob_of(_raised(read(t.log_prob)))
         else:
             value, bounds = t.entry.rule(
                 Parameters({n: read(i) for n, i in t.parameters.items()}), _raised(read(t.value))
@@ -263,8 +264,8 @@ def _factor(t: _Traced, graph: Graph) -> RandomFactor:
             whole = value_of(0.0)
             for x in b.inputs:
                 whole = align(whole, x)[0]
-            own = _spread(weight, np.broadcast_shapes(t.batch, whole.shape))
-            rows |= _rows(own, t)
+            own = _spread(_inside(weight, b.inside), np.broadcast_shapes((*t.batch, *(1,) * b.inside), whole.shape))
+            rows |= _rows(Value(own.axes[: own.ndim - b.inside], ()), t)
             held.append((replace(b, inputs=tuple(map(apart, b.inputs))), own))
         origin: dict[Axis, Axis] = {}
         total = apart(value.sum(*range(value.ndim), origin=origin))
