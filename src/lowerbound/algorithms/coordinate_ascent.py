@@ -30,6 +30,7 @@ from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
 from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.remainder import remaining
 from lowerbound.algorithms.sweeps import Sweeper
+from lowerbound.algorithms.unobserved import ascended, with_unobserved
 from lowerbound.errors import DataError, IncompatibleError, ModelError, unknown_name
 from lowerbound.expectations.mixtures import RESPONSIBILITIES
 from lowerbound.families.exponential import CategoricalBlock
@@ -49,6 +50,7 @@ _BATCH = 8
 class State:
     """What the next step needs."""
 
+    full: Factored
     sweeper: Sweeper
     rng: np.random.Generator
     x: list[list[Any]]
@@ -118,12 +120,13 @@ class CoordinateAscent(Algorithm):
             kernel: The :class:`~lowerbound.algorithms.factored.Factored` ELBO; there is no kernel here.
             family: Not used.
         """
-        factored: Factored = kernel
+        full: Factored = kernel
         rng = np.random.default_rng([seed, 11])
-        given = self.init_values or {}
-        for n in given:
-            if n not in factored.structure.latents:
-                raise unknown_name("latent in init", n, factored.structure.latents)
+        for n in self.init_values or {}:
+            if n not in full.structure.latents:
+                raise unknown_name("latent in init", n, full.structure.latents)
+        factored = ascended(full)
+        given = {n: v for n, v in (self.init_values or {}).items() if n in factored.structure.latents}
         sweeper = Sweeper(factored, tuple(given))
         count = self.num_starts
         if count is None:
@@ -148,7 +151,7 @@ class CoordinateAscent(Algorithm):
                 if not runs:
                     raise
                 status = Status.INTERRUPTED
-        return State(sweeper, rng, runs[0][1], starts=first, status=status)
+        return State(full, sweeper, rng, runs[0][1], starts=first, status=status)
 
     def _start(
         self, sweeper: Sweeper, rng: np.random.Generator, s: int, given: Mapping[str, Any]
@@ -250,9 +253,10 @@ class CoordinateAscent(Algorithm):
         if state.best is None:
             return None
         blocks = state.sweeper.factored.blocks
-        return [
+        found = [
             {k: np.asarray(a) for k, a in zip(b.keys, n, strict=True)} for b, n in zip(blocks, state.best, strict=True)
         ]
+        return with_unobserved(state.full, found)
 
 
 def _followed(sweeper: Sweeper, x: list[list[Any]], sweeps: int) -> tuple[float, list[list[Any]]]:

@@ -19,6 +19,7 @@ from lowerbound.algorithms.blocks import blocks_of
 from lowerbound.algorithms.sampled_terms import SampledTerm, factor_log_prob, natural_key
 from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.factors import Joint, opened
+from lowerbound.expectations.leaves import leaves_of, without
 from lowerbound.expectations.moments import BoundExpectation, Contraction
 from lowerbound.expectations.quadrature import factor_expectation
 from lowerbound.expectations.structure import Moment, Structure, structure_of
@@ -54,6 +55,8 @@ class Factored:
         plate_axes: Of every latent, which axis of it runs along which plate.
         late: Whether nothing more should be begun that can be left.
         begin: Natural parameters at which blocks are begun, by their places: what an earlier posterior knows.
+        leaves: Discrete latents that nothing depends on, last ones first (:mod:`~lowerbound.expectations.leaves`).
+        reduced: The ELBO without them, which is what an ascent climbs; None where there are none.
     """
 
     structure: Structure
@@ -64,6 +67,8 @@ class Factored:
     plate_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     late: Callable[[], bool] = field(default=lambda: False)
     begin: Mapping[int, Any] = field(default_factory=dict)
+    leaves: tuple[str, ...] = ()
+    reduced: Factored | None = None
 
     @staticmethod
     def of(joint: Joint, *, joined: bool = True, sample: Sampling | None = None) -> Factored:
@@ -79,7 +84,11 @@ class Factored:
         """
         while True:
             try:
-                return Factored._of(joint, joined, sample)
+                made, leaves = Factored._of(joint, joined, sample), leaves_of(joint)
+                rest = without(joint, leaves)
+                if leaves and rest.latents:
+                    return replace(made, leaves=leaves, reduced=Factored._of(rest, joined, sample))
+                return made
             except NotClosedForm as e:
                 # What no block gives beside the other factors is sampled as well.
                 known = [f.name for f in joint.factors if f.open is None]

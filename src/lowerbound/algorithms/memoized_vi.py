@@ -35,6 +35,7 @@ from lowerbound.algorithms.minibatch import (
 )
 from lowerbound.algorithms.remainder import remaining
 from lowerbound.algorithms.stochastic_vi import BatchProgram, completed
+from lowerbound.algorithms.unobserved import ascended, with_unobserved
 from lowerbound.errors import IncompatibleError
 from lowerbound.kernel import compile_once, lift
 from lowerbound.precision import float64
@@ -159,6 +160,7 @@ class _Globals:
 class State:
     """What the next step needs."""
 
+    full: Factored
     factored: Factored
     programs: dict[int, tuple[BatchProgram, _Visit]]
     update: _Globals
@@ -213,7 +215,8 @@ class MemoizedVI(Algorithm):
         return self if not values else dataclasses.replace(self, init_values=dict(values))
 
     def init(self, seed: int, kernel: Any, family: Any) -> State:
-        factored: Factored = kernel
+        full: Factored = kernel
+        factored = ascended(full)
         plate = self.plate or data_plate(factored)
         whole = Batched(factored, plate, 1)
         if whole.row_bounds:
@@ -246,7 +249,7 @@ class MemoizedVI(Algorithm):
                 [np.asarray(naturals[i][k], float) for k in keys]
                 for i, keys in zip(b.shared, first.shared_keys, strict=True)
             ]
-        state = State(factored, programs, _Globals(visit), rng, shared, batches, [None] * len(batches), [])
+        state = State(full, factored, programs, _Globals(visit), rng, shared, batches, [None] * len(batches), [])
         if local:
             self._remember(state, naturals)
         return state
@@ -308,4 +311,4 @@ class MemoizedVI(Algorithm):
     def output(self, state: State) -> Any:
         if state.final is None:
             self._finish(state)
-        return state.final
+        return with_unobserved(state.full, state.final)

@@ -26,6 +26,7 @@ from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
 from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
 from lowerbound.algorithms.factored import Factored, damped, optimum_of
 from lowerbound.algorithms.minibatch import Batched, data_plate, place_of, started
+from lowerbound.algorithms.unobserved import ascended, with_unobserved
 from lowerbound.errors import IncompatibleError
 from lowerbound.families.exponential.base import blend
 from lowerbound.kernel import compile_once, lift
@@ -153,6 +154,7 @@ class BatchProgram:
 class State:
     """What the next step needs."""
 
+    full: Factored
     factored: Factored
     program: BatchProgram
     rng: np.random.Generator
@@ -212,7 +214,8 @@ class StochasticVI(Algorithm):
         return self if not values else dataclasses.replace(self, init_values=dict(values))
 
     def init(self, seed: int, kernel: Any, family: Any) -> State:
-        factored: Factored = kernel
+        full: Factored = kernel
+        factored = ascended(full)
         plate = self.plate or data_plate(factored)
         rows = Batched(factored, plate, 1).rows
         size = self.batch_size or int(np.clip(rows // 8, min(64, rows), 4096))
@@ -231,7 +234,7 @@ class StochasticVI(Algorithm):
                 [np.asarray(naturals[i][k], float) for k in keys]
                 for i, keys in zip(program.batched.shared, program.shared_keys, strict=True)
             ]
-        return State(factored, program, rng, shared, rng.permutation(rows))
+        return State(full, factored, program, rng, shared, rng.permutation(rows))
 
     def step(self, state: State) -> tuple[State, Info]:
         """An epoch."""
@@ -291,7 +294,7 @@ class StochasticVI(Algorithm):
     def output(self, state: State) -> Any:
         if state.final is None:
             self._finish(state)
-        return state.final
+        return with_unobserved(state.full, state.final)
 
 
 def completed(

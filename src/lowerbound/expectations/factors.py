@@ -42,6 +42,7 @@ class RandomFactor:
         open: Why it has none.
         latents: Names of the latents in it.
         rows: Which of the axes of its terms and bounds run along which plate.
+        normalised: Whether its exponential is a distribution of its site's own latent, unscaled and unmasked.
     """
 
     name: str
@@ -52,6 +53,7 @@ class RandomFactor:
     open: NotClosedForm | None = None
     latents: tuple[str, ...] = ()
     rows: dict[Axis, str] = field(default_factory=dict)
+    normalised: bool = False
 
 
 def opened(f: RandomFactor, why: NotClosedForm) -> RandomFactor:
@@ -276,7 +278,8 @@ def _factor(t: _Traced, graph: Graph) -> RandomFactor:
     except NotClosedForm as e:
         e.factor = t.name
         return RandomFactor(t.name, t.observed, t.kind, as_value(0.0), (), e, _latents(t, graph))
-    return RandomFactor(t.name, t.observed, t.kind, total, tuple(held), None, _latents(t, graph), rows)
+    whole = t.entry is not None and not t.observed and not t.masks and t.scale < 0
+    return RandomFactor(t.name, t.observed, t.kind, total, tuple(held), None, _latents(t, graph), rows, whole)
 
 
 def _rows(value: Value, t: _Traced) -> dict[Axis, str]:

@@ -26,6 +26,7 @@ EXACT = "exact, in closed form"
 DAMPED = "closed form, damped ({reason})"
 _EXP = "exp of an affine function"
 GRID = "free form on a grid"
+LEFT_OUT = "at the end, given the others"
 
 
 #: Of each family, the distributions (by the beginning of their names) that are of it.
@@ -103,6 +104,10 @@ def _row(d: Derivation, site: Any, fallback: str, drawn: Factored | None) -> Row
     name, shape = site.name, tuple(site.shape)
     known = plate_axes(d.model, name)
     plates = (*known.values(), *(p for p in site.plates if p not in known.values()))
+    if name in d.leaves:
+        why = "not observed, and nothing depends on it: it is summed out of the ascent, and drawn given the others"
+        along = axes_named(d.model, name, tuple(range(len(shape))))
+        return Row(name, shape, plates, "Categorical", (), along, "exact", LEFT_OUT, (), (name,), False, why)
     problems = [o for o in d.open if name in o.latents]
     block = None
     if d.factored is not None:
@@ -166,7 +171,7 @@ def _row(d: Derivation, site: Any, fallback: str, drawn: Factored | None) -> Row
         statistics,
         tuple(asked),
         conjugate,
-        _why(asked, statistics, conjugate, others),
+        _why(asked, statistics, conjugate, others) + ("; nothing else depends on it" if name in d.unused else ""),
     )
 
 
