@@ -15,7 +15,7 @@ from lowerbound.algorithms.minibatch import Batched
 from lowerbound.algorithms.stochastic_vi import BatchProgram, completed
 from lowerbound.closed_form import factored_of
 from lowerbound.errors import IncompatibleError
-from lowerbound.fitting import as_model
+from lowerbound.model.given import as_model
 from lowerbound.precision import float64
 
 Y = np.random.default_rng(0).standard_normal((4, 4))

@@ -17,7 +17,7 @@ from lowerbound.closed_form import factored_of
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.functions import IDENTITY
 from lowerbound.expectations.quadrature import _expected
-from lowerbound.fitting import as_model
+from lowerbound.model.given import as_model
 from lowerbound.precision import float64
 from tests.expectations.programs import Programs
 

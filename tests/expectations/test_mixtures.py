@@ -15,7 +15,7 @@ from jax.scipy.special import logsumexp
 import lowerbound as lb
 from lowerbound.algorithms import CoordinateAscent
 from lowerbound.closed_form import factored_of
-from lowerbound.fitting import as_model
+from lowerbound.model.given import as_model
 from tests.expectations.programs import Programs
 
 RNG = np.random.default_rng(0)

@@ -56,7 +56,7 @@ class Factored:
         late: Whether nothing more should be begun that can be left.
         begin: Natural parameters at which blocks are begun, by their places: what an earlier posterior knows.
         leaves: Discrete latents that nothing depends on, last ones first (:mod:`~lowerbound.expectations.leaves`).
-        reduced: The ELBO without them, which is what an ascent climbs; None where there are none.
+        reduced: The ELBO without the first of them; None where there are none.
     """
 
     structure: Structure
@@ -84,11 +84,7 @@ class Factored:
         """
         while True:
             try:
-                made, leaves = Factored._of(joint, joined, sample), leaves_of(joint)
-                rest = without(joint, leaves)
-                if leaves and rest.latents:
-                    return replace(made, leaves=leaves, reduced=Factored._of(rest, joined, sample))
-                return made
+                return Factored._with_leaves(joint, joined, sample, leaves_of(joint))
             except NotClosedForm as e:
                 # What no block gives beside the other factors is sampled as well.
                 known = [f.name for f in joint.factors if f.open is None]
@@ -96,6 +92,15 @@ class Factored:
                     raise
                 factors = [opened(f, e) if f.name == e.factor else f for f in joint.factors]
                 joint = replace(joint, factors=factors)
+
+    @staticmethod
+    def _with_leaves(joint: Joint, joined: bool, sample: Sampling | None, leaves: tuple[str, ...]) -> Factored:
+        """With the ELBO without its last leaf, which has that without the one before it."""
+        made = Factored._of(joint, joined, sample)
+        rest = without(joint, leaves[:1])
+        if not leaves or not rest.latents:
+            return made
+        return replace(made, leaves=leaves, reduced=Factored._with_leaves(rest, joined, sample, leaves[1:]))
 
     @staticmethod
     def _of(joint: Joint, joined: bool, sample: Sampling | None) -> Factored:

@@ -148,4 +148,5 @@ def marginal(model: Model, factored: Factored) -> Model:
         reparameterize=None,
         responsibilities=responsibilities,
         summed=model.discrete,
+        unobserved=factored.leaves,
     )

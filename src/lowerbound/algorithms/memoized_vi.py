@@ -1,6 +1,6 @@
 r"""Memoized variational inference: exact coordinate ascent, some rows at a time, without a step size.
 
-Each batch of rows keeps its *statistics* (:mod:`lowerbound.algorithms.minibatch`): what its local blocks, at their
+Each batch of rows keeps its *statistics* (:mod:`lowerbound.algorithms.row_statistics`): what its local blocks, at their
 optima when it was last visited, contribute to E_q[log p] as a function of the global moments. A visit replaces them,
 
     S  <-  S - S_b(old) + S_b(new),
@@ -24,16 +24,9 @@ import numpy as np
 from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
 from lowerbound.algorithms.coordinate_ascent import CoordinateAscent, about_value
 from lowerbound.algorithms.factored import Factored
-from lowerbound.algorithms.minibatch import (
-    Batched,
-    Statistic,
-    collected,
-    data_plate,
-    from_statistics,
-    place_of,
-    started,
-)
+from lowerbound.algorithms.minibatch import Batched, data_plate, place_of, started
 from lowerbound.algorithms.remainder import remaining
+from lowerbound.algorithms.row_statistics import Statistic, collected, from_statistics
 from lowerbound.algorithms.stochastic_vi import BatchProgram, completed
 from lowerbound.algorithms.unobserved import ascended, with_unobserved
 from lowerbound.errors import IncompatibleError

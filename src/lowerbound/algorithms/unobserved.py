@@ -20,7 +20,7 @@ def ascended(factored: Factored) -> Factored:
         return factored
     names = {n: i for i, b in enumerate(r.blocks) for n in b.latents}
     begin = {names[n]: v for i, v in factored.begin.items() if (n := factored.blocks[i].latents[0]) in names}
-    return replace(r, late=factored.late, begin=begin)
+    return ascended(replace(r, late=factored.late, begin=begin))
 
 
 def with_unobserved(factored: Factored, naturals: Sequence[Mapping[Any, Any]] | None) -> Any:
@@ -33,25 +33,19 @@ def with_unobserved(factored: Factored, naturals: Sequence[Mapping[Any, Any]] | 
     r = factored.reduced
     if r is None or naturals is None:
         return naturals
-    known = {b.latents: n for b, n in zip(r.blocks, naturals, strict=True)}
+    # One after another, each given what it depends on: those that depend on it are not there yet.
+    known = {b.latents: n for b, n in zip(r.blocks, with_unobserved(r, naturals), strict=True)}
+    i = factored.index(factored.leaves[0])
     with float64():
-        values = [
-            {k: np.asarray(a) for k, a in known.get(b.latents, b.start(np.random.default_rng(0), 0.0)).items()}
-            for b in factored.blocks
-        ]
-        order = [factored.index(n) for n in reversed(factored.leaves)]
+        values = [known.get(b.latents) or b.start(np.random.default_rng(0), 0.0) for b in factored.blocks]
         keys = [list(b.keys) for b in factored.blocks]
 
         @jax.jit
         def found(arrays: Any) -> Any:
-            own = [dict(zip(k, n, strict=True)) for k, n in zip(keys, arrays, strict=True)]
-            moments = factored.moments(own)
-            for i in order:
-                own[i] = factored.optimum(i, moments)
-                moments |= factored.block_moments(i, own[i])
-            return [[own[i][k] for k in keys[i]] for i in order]
+            moments = factored.moments([dict(zip(k, n, strict=True)) for k, n in zip(keys, arrays, strict=True)])
+            best = factored.optimum(i, moments)
+            return [best[k] for k in keys[i]]
 
-        best = found([[n[k] for k in ks] for n, ks in zip(values, keys, strict=True)])
-    for i, n in zip(order, best, strict=True):
-        values[i] = {k: np.asarray(a) for k, a in zip(keys[i], n, strict=True)}
+        best = found([[np.asarray(n[k]) for k in ks] for n, ks in zip(values, keys, strict=True)])
+    values[i] = {k: np.asarray(a) for k, a in zip(keys[i], best, strict=True)}
     return values

@@ -6,7 +6,7 @@ If y occurs in its own factor p(y | z) alone, then
 
 the posterior of z is that without y, and y given z is p(y | z). A q(y) that is independent of q(z) would count y as
 data that agree with what is believed already: q(z) too narrow, sweeps slow, and a bound below that without y. So
-discrete latents of this kind take no part in the ascent, and get their q(y) at its end; draws of them are drawn given z.
+discrete latents of this kind take no part in the ascent, and get their q(y) at its end; draws of y are drawn given z.
 (Continuous ones are kept: their draws are a part of the vector that q is over.)
 """
 
