@@ -76,7 +76,11 @@ def some_naturals(block: Any, rng: np.random.Generator, sharp: float = 1.0) -> d
         return {k: rng.uniform(2.0, 5.0, block.shape) * sharp - 1 for k in block.keys}
     if isinstance(block, families.CategoricalBlock):
         shape = (*block.shape, len(block.values))
-        return {block.indicator: rng.standard_normal(shape) * (1.0 if sharp == 1 else 1000.0)}
+        if sharp == 1:
+            return {block.indicator: rng.standard_normal(shape)}
+        # (Sure of one value: what is rare would be missing from the draws.)
+        places = np.broadcast_to(np.arange(len(block.values), dtype=float), shape)
+        return {block.indicator: 1000.0 * rng.permuted(places, axis=-1)}
     if isinstance(block, families.LogNormalBlock):
         m, v = 0.4 * rng.standard_normal(block.shape), rng.uniform(0.05, 0.1, block.shape) / sharp
         return {block.log: m / v - 1, block.squared: -0.5 / v}
