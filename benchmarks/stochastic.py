@@ -1,7 +1,7 @@
-"""Stochastic VI after five passes, beside coordinate ascent's bound: ``python -m benchmarks.stochastic [NAME ...] [--write]``.
+"""Stochastic VI after five passes, beside coordinate ascent's bound: ``python -m benchmarks.stochastic [--write]``.
 
-Defaults on both sides but for the number of passes. The *gap* is coordinate ascent's bound less stochastic VI's exact ELBO
-of all rows, per row: what a row's log probability lacks. It is negative where stochastic VI found a better optimum.
+Defaults on both sides but for the number of passes. The *gap* is coordinate ascent's bound less stochastic VI's exact
+ELBO of all rows. It is negative where stochastic VI found a better optimum.
 """
 
 from __future__ import annotations

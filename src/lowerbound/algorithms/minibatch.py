@@ -8,6 +8,7 @@ row term.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -220,7 +221,7 @@ class Batched:
         blocks = list(f.blocks)
         latents = dict(f.structure.latents)
         for i, b in zip(self.local, self.local_blocks, strict=True):
-            blocks[i] = b
+            blocks[i] = repeated(b, self.rows / len(rows))
             for n in b.latents:
                 shape = list(latents[n].shape)
                 shape[f.plate_axes[n][self.plate]] = len(rows)
@@ -230,6 +231,19 @@ class Batched:
 
     def energy(self, moments: Mapping[Any, Any], terms: Sequence[Any], bounds: Sequence[Any]) -> Any:
         return self.factored.energy(moments, terms, bounds)
+
+
+def repeated(block: ExponentialBlock, times: float) -> ExponentialBlock:
+    """A block of rows that count several times: each of so many copies has the same q, and an entropy of its own.
+
+    The row terms being counted as often, the slope of all copies' terms is ``times`` that of one.
+    """
+    out = copy.copy(block)
+    out.times = times
+    natural, entropy = block.natural, block.entropy
+    out.natural = lambda gradient: natural({k: g / times for k, g in gradient.items()})  # pyright: ignore
+    out.entropy = lambda n: times * entropy(n)  # pyright: ignore
+    return out
 
 
 def _times(e: Expectation, c: Const) -> Expectation:

@@ -174,7 +174,7 @@ class StochasticVI(Algorithm):
     """Natural-gradient steps on minibatches.
 
     Args:
-        batch_size: Rows of a batch; None for an eighth of them, between 64 and 4,096.
+        batch_size: Rows of a batch; None for one in 32 of them, between 64 and 2,048.
         plate: Of the rows; None for the one with most of them.
         delay, forgetting: Of the step size (t + delay)^-forgetting.
         tolerance: Stop when the mean ELBO of four epochs is above that of the four before by less than this share.
@@ -218,7 +218,7 @@ class StochasticVI(Algorithm):
         factored = ascended(full)
         plate = self.plate or data_plate(factored)
         rows = Batched(factored, plate, 1).rows
-        size = self.batch_size or int(np.clip(rows // 8, min(64, rows), 4096))
+        size = self.batch_size or int(np.clip(rows // 32, min(64, rows), 2048))
         size = min(size, rows)
         rng = np.random.default_rng([seed, 12])
         with float64():
