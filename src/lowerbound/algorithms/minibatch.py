@@ -74,7 +74,7 @@ def _own_indices(factored: Factored, plate: str, t: Any) -> list[Index | None]:
     return out
 
 
-def place_of(factored: Factored, m: Moment, name: str, plate: str) -> int | None:
+def place_of(factored: Factored, m: Any, name: str, plate: str) -> int | None:
     """Which axis of a moment (and its natural parameter) runs along a plate of one of its latents; None if two do."""
     place = factored.plate_axes[name][plate]
     group = factored.structure.gaussian.get(name)
@@ -283,7 +283,7 @@ def started(
 _START_ROWS, _START_STEPS = 600, 4
 
 
-def _axes_of(t: Contraction) -> set[Axis]:
+def _axes_of(t: Any) -> set[Axis]:
     out = {a for c in t.constants for a in c.axes}
     out |= {a for _, i in t.moments for a in index_axes(i)}
     return out | set(t.exponent_axes)

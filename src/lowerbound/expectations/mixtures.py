@@ -137,7 +137,7 @@ def perform_on_sums(name: str, inputs: Sequence[Any], params: dict[str, Any]) ->
         return Peak(value_of(inputs[0]), tuple(params["axes"]))
     if not any(isinstance(x, Pending) for x in inputs):
         return None
-    first = inputs[0]
+    first: Any = inputs[0]
     if any(isinstance(x, Lower) for x in inputs):
         return _on_lower(name, inputs, params)
     if name in _SAME:
@@ -176,7 +176,7 @@ def _sum(x: Shifted) -> Sum:
 
 
 def _on_lower(name: str, inputs: Sequence[Any], params: dict[str, Any]) -> Any:
-    first = inputs[0]
+    first: Any = inputs[0]
     if name in _SAME:
         return first
     if name in STRUCTURAL and not first.summed:
