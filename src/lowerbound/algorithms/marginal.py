@@ -148,5 +148,4 @@ def marginal(model: Model, factored: Factored) -> Model:
         reparameterize=None,
         responsibilities=responsibilities,
         summed=model.discrete,
-        unobserved=factored.leaves,
     )

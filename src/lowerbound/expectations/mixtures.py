@@ -134,7 +134,8 @@ def perform_on_sums(name: str, inputs: Sequence[Any], params: dict[str, Any]) ->
         NotClosedForm: the way ends here.
     """
     if name == "reduce_max" and isinstance(inputs[0], (Value, Composed)) and len(params["axes"]) == 1:
-        return Peak(value_of(inputs[0]), tuple(params["axes"]))
+        x = inputs[0] if isinstance(inputs[0], Value) else value_of(inputs[0])
+        return Peak(x, tuple(params["axes"]))
     if not any(isinstance(x, Pending) for x in inputs):
         return None
     first: Any = inputs[0]
@@ -148,7 +149,7 @@ def perform_on_sums(name: str, inputs: Sequence[Any], params: dict[str, Any]) ->
     if peak is not None and name in ("max", "select_n") and not any(isinstance(x, (Shifted, Sum)) for x in inputs):
         return peak
     if name == "sub" and isinstance(inputs[1], Peak) and first is inputs[1].x:
-        return Shifted(first, inputs[1].dims)
+        return Shifted(inputs[1].x, inputs[1].dims)
     if name == "exp" and isinstance(first, Shifted) and not first.raised:
         return replace(first, raised=True)
     if name == "reduce_sum" and isinstance(first, Shifted) and first.raised and tuple(params["axes"]) == first.dims:

@@ -128,7 +128,6 @@ class Model:
         responsibilities: Where discrete latents have been summed out: ``responsibilities(latents)`` gives
             p(z = k | x, latents) of each ``[*shape, k]``.
         summed: The discrete latents that have been summed out, by name.
-        unobserved: Those of them that nothing depends on.
         plate_sizes: Of every plate, by name.
         plate_axes: Of every latent, which axis of its value runs along which plate.
         parameters: What is learned and not inferred, by name: ``numpyro.param`` sites. Their numbers are among
@@ -150,7 +149,6 @@ class Model:
     discrete: Mapping[str, DiscreteSite] = field(default_factory=dict)
     responsibilities: Callable[[Mapping[str, Any]], dict[str, Any]] | None = field(default=None, repr=False)
     summed: Mapping[str, DiscreteSite] = field(default_factory=dict)
-    unobserved: tuple[str, ...] = ()
     plate_sizes: Mapping[str, int] = field(default_factory=dict)
     plate_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
