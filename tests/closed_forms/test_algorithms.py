@@ -6,11 +6,14 @@ from functools import cache
 
 import jax
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 
 import lowerbound as lb
 from lowerbound import algorithms, kernel
 from lowerbound.algorithms.factored import Factored
+from lowerbound.algorithms.remainder import remaining
 from lowerbound.algorithms.sweeps import Sweeper
 from lowerbound.closed_form import factored_of
 from lowerbound.model.given import as_model
@@ -110,6 +113,39 @@ def test_the_same_seed_gives_the_same_bits(kind):
     (first, one), (second, two) = runs
     assert (first == second).all()
     assert all((a[k] == b[k]).all() for a, b in zip(one, two, strict=True) for k in a)
+
+
+@pytest.mark.parametrize(("rate", "steps"), [(0.5, 12), (0.9, 100), (0.999, 3000)])
+def test_what_is_left_of_a_geometric_ascent_is_known(rate, steps):
+    bounds = -700.0 - 30.0 * rate ** np.arange(steps)
+    left = 30.0 * rate ** (steps - 1)
+    assert abs(remaining(list(bounds)) - left) < 1e-3 * left
+
+
+def test_what_is_left_of_an_ascent_that_has_ended_or_begun():
+    assert remaining([-3.0, -3.0, -3.0]) == 0.0
+    assert remaining([-3.0]) == remaining([-3.0, -2.0]) == remaining([-3.0, -2.5, -2.0, -1.5, -1.0]) == np.inf
+
+
+def test_a_slow_ascent_does_not_end_early():
+    """Two latents that explain one sum, kept apart: sweeps gain little, and the optimum is far."""
+
+    def model(y):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        b = numpyro.sample("b", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(a + b, 0.03).expand([4]).to_event(1), obs=y)
+
+    f = factored_of(as_model(model, {"y": np.full(4, 3.0)}), joined=False)
+    ends = []
+    for tolerance in (1e-6, 1e-14):
+        algorithm = algorithms.CoordinateAscent(joined=False, accelerate=False, tolerance=tolerance, num_starts=1)
+        state = algorithm.init(0, f, None)
+        while True:
+            state, info = algorithm.step(state)
+            if info.status is not None:
+                break
+        ends.append(info.elbo)
+    assert abs(ends[0] - ends[1]) < 2e-6 * abs(ends[1])
 
 
 def test_a_factor_without_a_closed_form_is_named_and_can_be_sampled():

@@ -392,11 +392,63 @@ class Grower:
         ]
         numpyro.factor(name, jnp.sum(self.data(shape, 0.3) * self.pick(options)()))
 
+    def element(self, o: Any, name: str) -> None:
+        """A scale that is a function of one element of what the mean is linear in."""
+        shape = self.shape()
+        n = self.pick(["s", "a", "b", "A"])
+        x = self.fitted(o[n], shape)
+        f = self.pick(
+            [
+                lambda: jnp.sqrt(1 + x**2),
+                lambda: 1 + 0.3 * x**2,
+                lambda: jnp.exp(0.2 * x**2 / (1 + x**2)),
+                lambda: jnp.sqrt(jnp.exp(0.3 * x) + 0.5),
+            ]
+        )()
+        loc = self.linear(o, shape, self.rng.integers(0, 3), self.some([n, "C", "B"]))
+        self.site(name, dist.Normal(loc, f), shape, self.data(shape))
+
+    def several(self, o: Any, name: str) -> None:
+        """Functions of different elements of one latent, multiplied and summed."""
+        n = self.pick(["tau", "rho", "T", "v"])
+        shape = self.shape()
+        x, y = self.fitted(o[n], (*shape, 2)), self.fitted(o[n], (*shape, 2))
+        f = self.pick([lambda t: t, jnp.sqrt, lambda t: 1 / t, jnp.log])
+        loc = self.pick(
+            [
+                lambda: jnp.sum(f(x) * self.data((2,), 0.4) * self.fitted(o["a"], (*shape, 2)), -1),
+                lambda: jnp.sum(f(x), -1) * 0.3,
+                lambda: jnp.sum(f(x) * y, -1) * 0.2,
+            ]
+        )()
+        self.site(name, dist.Normal(loc, 1.3), shape, self.data(shape))
+
+    def labels(self, o: Any, name: str) -> None:
+        """A mixture whose labels are summed out, by hand or by NumPyro."""
+        shape = self.shape(1)
+        y = self.data(shape)
+        means = self.linear(o, (*shape, K), self.rng.integers(0, 2), ["b", "B", "a"])
+        scale = self.pick([lambda: 0.8, lambda: self.monomial(o, (*shape, K), ["tau"])])()
+        weights = self.pick([lambda: o["pi"], lambda: jnp.array([0.2, 0.3, 0.5])])()
+        if self.rng.random() < 0.4:
+            self.site(name, dist.MixtureSameFamily(dist.Categorical(weights), dist.Normal(means, scale)), shape, y)
+            return
+        log_p = jnp.log(weights) + dist.Normal(means, scale).log_prob(y[..., None])
+        total = self.pick(
+            [
+                lambda: jax.scipy.special.logsumexp(log_p, axis=-1),
+                lambda: jax.nn.logsumexp(jnp.stack([log_p[..., k] for k in range(K)]), axis=0),
+                lambda: jnp.where(self.data(shape) > 0, jax.nn.logsumexp(log_p, -1), 0.3),
+                lambda: 0.7 * jax.nn.logsumexp(log_p, -1, keepdims=True) - o["t"],
+            ]
+        )()
+        numpyro.factor(name, self.pick([lambda: jnp.sum(total), lambda: jnp.mean(total), lambda: total])())
+
 
 #: Kinds whose programs are in the algebra by construction.
 INSIDE = (
     *("quadratic", "normal", "bilinear", "volatility", "poisson", "positive", "mixture", "counts"),
-    *("choice", "change", "between"),
+    *("choice", "change", "between", "element", "several", "labels"),
 )
 KINDS = (*INSIDE, "wild", "wild")
 

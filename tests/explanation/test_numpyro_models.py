@@ -65,13 +65,13 @@ EXAMPLES = {
     ),
     "horseshoe_normal": (
         {"X": X, "Y": y},
-        dict.fromkeys(("lambdas", "tau", "unscaled_betas", "prec_obs"), "sampled"),
-        {"Y": "a product of functions of different elements of 'lambdas'"},
+        {"lambdas": "bound", "tau": "bound", "unscaled_betas": exact, "prec_obs": exact},
+        {},
     ),
     "horseshoe_bernoulli": (
         {"X": X, "Y": bits},
-        dict.fromkeys(("lambdas", "tau", "unscaled_betas"), "sampled"),
-        {"Y": "a product of functions of different elements of 'lambdas'"},
+        dict.fromkeys(("lambdas", "tau", "unscaled_betas"), "bound"),
+        {},
     ),
     "proportion_test": ({"design_matrix": X, "outcome": bits}, {"coefficients": "bound"}, {}),
     "stochastic_volatility": (
@@ -127,7 +127,9 @@ def test_the_line_is_in_the_example():
     assert o.line.startswith("numpyro_models.py:") and "jnp.tanh(x)" in o.line
 
 
-@pytest.mark.parametrize("name", ["divorce_with_measurement_error", "multinomial", "mace", "toy_mixture"])
+@pytest.mark.parametrize(
+    "name", ["divorce_with_measurement_error", "horseshoe_bernoulli", "multinomial", "mace", "toy_mixture"]
+)
 def test_the_equations(name):
     assert explained(name).check() < 1e-11
     assert explained(name).latex().count(r"\begin{align*}") == 2

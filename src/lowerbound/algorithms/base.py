@@ -7,6 +7,20 @@ An algorithm is three functions,
 State is what the next step needs; Info is what a person needs. Nothing here assumes a stochastic
 gradient, nor even an ELBO. One loop (:mod:`lowerbound.fitting`) runs them all, shows their Info, stops
 them, and can take ``output`` after any step: an interrupted fit still has an answer.
+
+Algorithms on closed forms (coordinate_ascent, conjugate_computation, stochastic_vi, memoized_vi) are the same three
+functions, but for what goes in and out:
+
+* ``init`` takes a :class:`~lowerbound.algorithms.factored.Factored` in the kernel's place, the exact ELBO over the
+  blocks that it was derived with; ``family`` is None, and ``check`` refuses any other.
+* It climbs :func:`~lowerbound.algorithms.unobserved.ascended` of it, and asks ``factored.late()`` where it could stop
+  early.
+* ``state.elbo`` is that of the answer, and exact once ``info.status`` is set; ``info.elbo`` never falls, but for
+  stochastic_vi's, which is a mean over batches.
+* ``output`` gives no block but the natural parameters of every block of the ``Factored`` that ``init`` was given, a
+  dictionary for each with the block's keys: what :class:`~lowerbound.families.FactoredBlock` takes.
+* ``joined`` says whether the ``Factored`` is made with Gaussian sites that share blocks; ``started_from(values)`` gives
+  the same algorithm started from values of latents.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ from lowerbound.algorithms.marginal import statistics_at
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.axes import Const
 from lowerbound.expectations.factors import Joint
-from lowerbound.expectations.moments import Contraction, bound_expectation, expectation
+from lowerbound.expectations.moments import Contraction
+from lowerbound.expectations.quadrature import factor_expectation
 from lowerbound.families import FactoredBlock
 from lowerbound.families.exponential import ExponentialBlock
 from lowerbound.precision import float64
@@ -133,9 +134,10 @@ def carried(
 def _part(full: Factored, factors: list[Any]) -> Factored:
     """Some of the factors alone, over the same blocks."""
     names = {f.name for f in factors}
-    terms: list[Any] = [c for f in factors for c in expectation(f.value, full.structure).parts]
-    terms += [t for t in full.sampled if t.name in names]
-    bounds = [bound_expectation(b, w, full.structure) for f in factors for b, w in f.bounds]
+    drawn = [t for t in full.sampled if t.name in names]
+    made = [factor_expectation(f, full.structure) for f in factors if f.name not in [t.name for t in drawn]]
+    terms: list[Any] = [*(t for own, _ in made for t in own), *drawn]
+    bounds = [b for _, own in made for b in own]
     return dataclasses.replace(full, terms=terms, bounds=bounds)
 
 

@@ -36,5 +36,6 @@ class ConjugateComputationVI(CoordinateAscent):
 
     def rule(self) -> str:
         return (
-            f"a sweep over all blocks raised the ELBO on fixed noise by less than {self.tolerance:g} of its size, twice"
+            "what sweeps over all blocks have left to gain, and what the last one gained, is less than "
+            f"{self.tolerance:g} of the size of the ELBO on fixed noise, twice"
         )

@@ -28,8 +28,11 @@ import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
 from lowerbound.algorithms.factored import Factored
+from lowerbound.algorithms.remainder import remaining
 from lowerbound.algorithms.sweeps import Sweeper
+from lowerbound.algorithms.unobserved import ascended, with_unobserved
 from lowerbound.errors import DataError, IncompatibleError, ModelError, unknown_name
+from lowerbound.expectations.mixtures import RESPONSIBILITIES
 from lowerbound.families.exponential import CategoricalBlock
 from lowerbound.precision import float64
 
@@ -47,10 +50,12 @@ _BATCH = 8
 class State:
     """What the next step needs."""
 
+    full: Factored
     sweeper: Sweeper
     rng: np.random.Generator
     x: list[list[Any]]
     elbo: float = -np.inf
+    elbos: list[float] = field(default_factory=list)
     best: list[list[Any]] | None = None
     step: int = 0
     status: Status | None = None
@@ -64,7 +69,8 @@ class CoordinateAscent(Algorithm):
     """Exact updates of one block after another.
 
     Args:
-        tolerance: Stop when sweeps raise the ELBO by less than this share of its size, twice in a row.
+        tolerance: Stop when what sweeps have left to gain (:mod:`~lowerbound.algorithms.remainder`), and what the last
+            one gained, is less than this share of the ELBO's size, twice in a row.
         max_steps: Sweeps before giving up.
         num_starts: Starts; None for ten with discrete latents, four where Gaussian latents multiply each other, else
             one.
@@ -88,7 +94,10 @@ class CoordinateAscent(Algorithm):
             check_positive("CoordinateAscent", num_starts=self.num_starts)
 
     def rule(self) -> str:
-        return f"a sweep over all blocks raised the exact ELBO by less than {self.tolerance:g} of its size, twice"
+        return (
+            "what sweeps over all blocks have left to gain, and what the last one gained, is less than "
+            f"{self.tolerance:g} of the exact ELBO's size, twice"
+        )
 
     def check(self, model: Any, family: Any) -> None:
         if family is not None:
@@ -111,12 +120,13 @@ class CoordinateAscent(Algorithm):
             kernel: The :class:`~lowerbound.algorithms.factored.Factored` ELBO; there is no kernel here.
             family: Not used.
         """
-        factored: Factored = kernel
+        full: Factored = kernel
         rng = np.random.default_rng([seed, 11])
-        given = self.init_values or {}
-        for n in given:
-            if n not in factored.structure.latents:
-                raise unknown_name("latent in init", n, factored.structure.latents)
+        for n in self.init_values or {}:
+            if n not in full.structure.latents:
+                raise unknown_name("latent in init", n, full.structure.latents)
+        factored = ascended(full)
+        given = {n: v for n, v in (self.init_values or {}).items() if n in factored.structure.latents}
         sweeper = Sweeper(factored, tuple(given))
         count = self.num_starts
         if count is None:
@@ -141,7 +151,7 @@ class CoordinateAscent(Algorithm):
                 if not runs:
                     raise
                 status = Status.INTERRUPTED
-        return State(sweeper, rng, runs[0][1], starts=first, status=status)
+        return State(full, sweeper, rng, runs[0][1], starts=first, status=status)
 
     def _start(
         self, sweeper: Sweeper, rng: np.random.Generator, s: int, given: Mapping[str, Any]
@@ -192,7 +202,8 @@ class CoordinateAscent(Algorithm):
         if len(state.before) == 3:
             state.before = []
         state.elbo, state.best = max(elbo, state.elbo) if gain >= 0 else elbo, sweeper.middle(x, first)
-        small = gain < self.tolerance * max(1.0, abs(elbo))
+        state.elbos.append(state.elbo)
+        small = max(gain, remaining(state.elbos)) < self.tolerance * max(1.0, abs(elbo))
         state.slow = state.slow + 1 if small else 0
         if state.slow >= 2:
             state.status = Status.CONVERGED
@@ -242,9 +253,10 @@ class CoordinateAscent(Algorithm):
         if state.best is None:
             return None
         blocks = state.sweeper.factored.blocks
-        return [
+        found = [
             {k: np.asarray(a) for k, a in zip(b.keys, n, strict=True)} for b, n in zip(blocks, state.best, strict=True)
         ]
+        return with_unobserved(state.full, found)
 
 
 def _followed(sweeper: Sweeper, x: list[list[Any]], sweeps: int) -> tuple[float, list[list[Any]]]:
@@ -267,6 +279,8 @@ def starts_of(factored: Factored) -> int:
     if factored.begin:
         return 1
     if any(isinstance(b, CategoricalBlock) for b in factored.blocks):
+        return _STARTS_DISCRETE
+    if any(b.name == RESPONSIBILITIES for b in factored.bounds):
         return _STARTS_DISCRETE
     gaussian = factored.structure.gaussian
     for t in factored.terms:

@@ -18,9 +18,12 @@ import jax.numpy as jnp
 from lowerbound.algorithms.blocks import blocks_of
 from lowerbound.algorithms.sampled_terms import SampledTerm, factor_log_prob, natural_key
 from lowerbound.expectations.axes import Axis
-from lowerbound.expectations.factors import Joint
-from lowerbound.expectations.moments import BoundExpectation, Contraction, bound_expectation, expectation
+from lowerbound.expectations.factors import Joint, opened
+from lowerbound.expectations.leaves import leaves_of, without
+from lowerbound.expectations.moments import BoundExpectation, Contraction
+from lowerbound.expectations.quadrature import factor_expectation
 from lowerbound.expectations.structure import Moment, Structure, structure_of
+from lowerbound.expectations.values import NotClosedForm
 from lowerbound.families.exponential import ExponentialBlock, JointGaussianBlock
 from lowerbound.model.base import Model
 
@@ -52,6 +55,8 @@ class Factored:
         plate_axes: Of every latent, which axis of it runs along which plate.
         late: Whether nothing more should be begun that can be left.
         begin: Natural parameters at which blocks are begun, by their places: what an earlier posterior knows.
+        leaves: Discrete latents that nothing depends on, last ones first (:mod:`~lowerbound.expectations.leaves`).
+        reduced: The ELBO without the first of them; None where there are none.
     """
 
     structure: Structure
@@ -62,6 +67,8 @@ class Factored:
     plate_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     late: Callable[[], bool] = field(default=lambda: False)
     begin: Mapping[int, Any] = field(default_factory=dict)
+    leaves: tuple[str, ...] = ()
+    reduced: Factored | None = None
 
     @staticmethod
     def of(joint: Joint, *, joined: bool = True, sample: Sampling | None = None) -> Factored:
@@ -75,12 +82,34 @@ class Factored:
         Raises:
             NotClosedForm: one has neither, and may not be sampled.
         """
+        while True:
+            try:
+                return Factored._with_leaves(joint, joined, sample, leaves_of(joint))
+            except NotClosedForm as e:
+                # What no block gives beside the other factors is sampled as well.
+                known = [f.name for f in joint.factors if f.open is None]
+                if sample is None or e.factor not in known:
+                    raise
+                factors = [opened(f, e) if f.name == e.factor else f for f in joint.factors]
+                joint = replace(joint, factors=factors)
+
+    @staticmethod
+    def _with_leaves(joint: Joint, joined: bool, sample: Sampling | None, leaves: tuple[str, ...]) -> Factored:
+        """With the ELBO without its last leaf, which has that without the one before it."""
+        made = Factored._of(joint, joined, sample)
+        rest = without(joint, leaves[:1])
+        if not leaves or not rest.latents:
+            return made
+        return replace(made, leaves=leaves, reduced=Factored._with_leaves(rest, joined, sample, leaves[1:]))
+
+    @staticmethod
+    def _of(joint: Joint, joined: bool, sample: Sampling | None) -> Factored:
         for f in joint.factors:
             if f.open is not None and sample is None:
                 raise f.open
         structure = structure_of(joint, joined=joined, sampled=sample is not None)
-        terms = [c for f in joint.factors for c in expectation(f.value, structure).parts]
-        bounds = [bound_expectation(b, w, structure) for f in joint.factors for b, w in f.bounds]
+        found = [factor_expectation(f, structure) for f in joint.factors]
+        terms, bounds = [t for own, _ in found for t in own], [b for _, own in found for b in own]
         needed = {m for p in (*terms, *bounds) for m in p.needs}
         rows = {a: n for f in joint.factors for a, n in f.rows.items()}
         blocks = blocks_of(structure, needed)
@@ -161,32 +190,49 @@ class Factored:
 
     def optimum(self, i: int, moments: Mapping[Any, Any]) -> dict[Hashable, Any]:
         """Natural parameters of block i given the moments of all: its optimum, where it is not curved."""
-        terms, bounds = self.touching(i)
-        block = self.blocks[i]
-        own = {k: moments[k] for k in block.keys}
-
-        def part(mine: Mapping[Any, Any]) -> Any:
-            return self.energy({**moments, **mine}, terms, bounds)
-
-        return block.natural(_by_key(jax.grad(_flat(part, block.keys))([own[k] for k in block.keys]), block.keys))
+        return optimum_of(self, self.blocks[i], moments, *self.touching(i))
 
     def updated(self, i: int, naturals: Naturals, moments: dict[Any, Any]) -> dict[Hashable, Any]:
         """Block i's next natural parameters; never to a lower ELBO."""
         best = self.optimum(i, moments)
         if not self.curved(i):
             return best
-        block, old = self.blocks[i], naturals[i]
-        terms, bounds = self.touching(i)
+        return damped(self, self.blocks[i], naturals[i], best, moments, *self.touching(i))
 
-        def value(rate: Any) -> Any:
-            new = {k: (1 - rate) * old[k] + rate * best[k] for k in block.keys}
-            out = self.energy({**moments, **self.block_moments(i, new)}, terms, bounds) + block.entropy(new)
-            return jnp.where(block.proper(new) & jnp.isfinite(out), out, -jnp.inf)
 
-        rates = jnp.asarray((*_RATES, 0.0))
-        found = jax.lax.map(value, rates)  # one copy of the program, not one for each rate
-        rate = rates[jnp.argmax(found)]
-        return {k: (1 - rate) * old[k] + rate * best[k] for k in block.keys}
+def optimum_of(
+    f: Factored, block: ExponentialBlock, moments: Mapping[Any, Any], terms: Sequence[Any], bounds: Sequence[Any]
+) -> dict[Hashable, Any]:
+    """The natural parameters of a block that ``terms`` and ``bounds`` give it: their slope in its moments."""
+    own = {k: moments[k] for k in block.keys}
+
+    def part(mine: Mapping[Any, Any]) -> Any:
+        return f.energy({**moments, **mine}, terms, bounds)
+
+    return block.natural(_by_key(jax.grad(_flat(part, block.keys))([own[k] for k in block.keys]), block.keys))
+
+
+def damped(
+    f: Factored,
+    block: ExponentialBlock,
+    old: Mapping[Any, Any],
+    best: Mapping[Any, Any],
+    moments: Mapping[Any, Any],
+    terms: Sequence[Any],
+    bounds: Sequence[Any],
+) -> dict[Hashable, Any]:
+    """Of some steps from ``old`` towards ``best`` the one with the highest ELBO; none at all where all lower it."""
+
+    def value(rate: Any) -> Any:
+        new = {k: (1 - rate) * old[k] + rate * best[k] for k in block.keys}
+        extra = {natural_key(block): new} if f.sampled else {}
+        out = f.energy({**moments, **block.moments(new), **extra}, terms, bounds) + block.entropy(new)
+        return jnp.where(block.proper(new) & jnp.isfinite(out), out, -jnp.inf)
+
+    rates = jnp.asarray((*_RATES, 0.0))
+    found = jax.lax.map(value, rates)  # one copy of the program, not one for each rate
+    rate = rates[jnp.argmax(found)]
+    return {k: (1 - rate) * old[k] + rate * best[k] for k in block.keys}
 
 
 def _flat(f: Any, keys: Sequence[Hashable]) -> Any:

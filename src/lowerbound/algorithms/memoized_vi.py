@@ -1,6 +1,6 @@
 r"""Memoized variational inference: exact coordinate ascent, some rows at a time, without a step size.
 
-Each batch of rows keeps its *statistics* (:mod:`lowerbound.algorithms.minibatch`): what its local blocks, at their
+Each batch of rows keeps its *statistics* (:mod:`lowerbound.algorithms.row_statistics`): what its local blocks, at their
 optima when it was last visited, contribute to E_q[log p] as a function of the global moments. A visit replaces them,
 
     S  <-  S - S_b(old) + S_b(new),
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -24,8 +24,11 @@ import numpy as np
 from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
 from lowerbound.algorithms.coordinate_ascent import CoordinateAscent, about_value
 from lowerbound.algorithms.factored import Factored
-from lowerbound.algorithms.minibatch import Batched, Statistic, collected, data_plate, from_statistics, started
+from lowerbound.algorithms.minibatch import Batched, data_plate, place_of, started
+from lowerbound.algorithms.remainder import remaining
+from lowerbound.algorithms.row_statistics import Statistic, collected, from_statistics
 from lowerbound.algorithms.stochastic_vi import BatchProgram, completed
+from lowerbound.algorithms.unobserved import ascended, with_unobserved
 from lowerbound.errors import IncompatibleError
 from lowerbound.kernel import compile_once, lift
 from lowerbound.precision import float64
@@ -150,6 +153,7 @@ class _Globals:
 class State:
     """What the next step needs."""
 
+    full: Factored
     factored: Factored
     programs: dict[int, tuple[BatchProgram, _Visit]]
     update: _Globals
@@ -160,6 +164,7 @@ class State:
     local: list[Any]
     step: int = 0
     elbo: float = -np.inf
+    elbos: list[float] = field(default_factory=list)
     status: Status | None = None
     final: list[dict[Any, Any]] | None = None
 
@@ -171,7 +176,8 @@ class MemoizedVI(Algorithm):
     Args:
         batch_size: Rows of a batch; None for a tenth of them, at least 64.
         plate: Of the rows; None for the one with most of them.
-        tolerance: Stop when a pass over all rows raises the exact ELBO by less than this share of its size.
+        tolerance: Stop when what passes have left to gain, and what the last one gained, is less than this share of the
+            exact ELBO's size.
         max_steps: Passes before giving up.
         joined: As in :class:`~lowerbound.algorithms.CoordinateAscent`.
         init_values: Where to start: of discrete local latents too.
@@ -191,7 +197,10 @@ class MemoizedVI(Algorithm):
             check_positive("MemoizedVI", batch_size=self.batch_size)
 
     def rule(self) -> str:
-        return f"a pass over all rows raised the exact ELBO by less than {self.tolerance:g} of its size"
+        return (
+            "what passes over all rows have left to gain, and what the last one gained, is less than "
+            f"{self.tolerance:g} of the exact ELBO's size"
+        )
 
     check = CoordinateAscent.check
 
@@ -199,7 +208,8 @@ class MemoizedVI(Algorithm):
         return self if not values else dataclasses.replace(self, init_values=dict(values))
 
     def init(self, seed: int, kernel: Any, family: Any) -> State:
-        factored: Factored = kernel
+        full: Factored = kernel
+        factored = ascended(full)
         plate = self.plate or data_plate(factored)
         whole = Batched(factored, plate, 1)
         if whole.row_bounds:
@@ -232,7 +242,7 @@ class MemoizedVI(Algorithm):
                 [np.asarray(naturals[i][k], float) for k in keys]
                 for i, keys in zip(b.shared, first.shared_keys, strict=True)
             ]
-        state = State(factored, programs, _Globals(visit), rng, shared, batches, [None] * len(batches), [])
+        state = State(full, factored, programs, _Globals(visit), rng, shared, batches, [None] * len(batches), [])
         if local:
             self._remember(state, naturals)
         return state
@@ -247,7 +257,7 @@ class MemoizedVI(Algorithm):
                 own = []
                 for k in keys:
                     array = np.asarray(naturals[i][k], float)
-                    place = array.shape.index(b.rows) if b.rows in array.shape else 0
+                    place = place_of(state.factored, k, state.factored.blocks[i].latents[0], b.plate) or 0
                     own.append(np.take(array, rows, axis=place))
                 local.append(own)
             state.kept[n] = visit(local, rows)
@@ -276,9 +286,10 @@ class MemoizedVI(Algorithm):
                 elbo = self._globals(state)
         state.step += 1
         state.elbo = elbo
+        state.elbos.append(elbo)
         if not np.isfinite(elbo):
             state.status = Status.NOT_FINITE
-        elif elbo - before < self.tolerance * max(1.0, abs(elbo)):
+        elif max(elbo - before, remaining(state.elbos)) < self.tolerance * max(1.0, abs(elbo)):
             state.status = Status.CONVERGED
         elif state.step >= self.max_steps:
             state.status = Status.MAX_STEPS
@@ -293,4 +304,4 @@ class MemoizedVI(Algorithm):
     def output(self, state: State) -> Any:
         if state.final is None:
             self._finish(state)
-        return state.final
+        return with_unobserved(state.full, state.final)

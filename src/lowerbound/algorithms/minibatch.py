@@ -4,16 +4,12 @@ A plate's latents are *local*, all others *global*. Terms that run along the pla
 of b of n rows their sum, times n / b, is an unbiased estimate of the whole. Everything else is exact as it is; so is
 whatever has been contracted over the rows beforehand (the cross product of a regression's columns), which then is no
 row term.
-
-Of row terms that are linear in the moments of global latents, a batch leaves behind its *statistics*: the einsum of its
-constants and local moments, one array for each term over the indices that global latents have in it. They are additive:
-statistics of batches sum to those of all rows, and E_q[log p] given them needs no rows any more.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +21,7 @@ from lowerbound.algorithms.blocks import blocks_of
 from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
 from lowerbound.algorithms.factored import Factored
 from lowerbound.errors import IncompatibleError
-from lowerbound.expectations.axes import Axis, Const, Index, Lookup, contract, gather, index_axes
+from lowerbound.expectations.axes import Axis, Const, Index, Lookup, index_axes
 from lowerbound.expectations.moments import BoundExpectation, Contraction, Expectation
 from lowerbound.expectations.structure import Moment
 from lowerbound.families.exponential import ExponentialBlock
@@ -51,17 +47,49 @@ def data_plate(factored: Factored) -> str:
 def row_axes(factored: Factored) -> dict[Axis, str]:
     """The axes of terms that run along plates: those of their factors, and those that index a plate's own latents."""
     out = dict(factored.rows)
-    for t in (*factored.terms, *factored.bounds):
-        for m, index in _moments(t):
-            if len(m.latents) == 1:
-                for plate, place in factored.plate_axes.get(m.latents[0], {}).items():
-                    if place < len(index) and isinstance(i := index[place], Axis):
-                        out.setdefault(i, plate)
+    for plate in dict.fromkeys(p for own in factored.plate_axes.values() for p in own):
+        for t in (*factored.terms, *factored.bounds):
+            for i in _own_indices(factored, plate, t):
+                if isinstance(i, Axis):
+                    out.setdefault(i, plate)
     return out
 
 
-def _moments(t: Any) -> Sequence[tuple[Moment, tuple[Index, ...]]]:
-    return t.moments if isinstance(t, Contraction) else t.indicators
+def axes_along(factored: Factored, plate: str) -> set[Axis]:
+    """The axes that run along one plate. (Another plate of its size may be how a factor of its latents is written.)"""
+    own = {a for a, p in factored.rows.items() if p == plate}
+    for t in (*factored.terms, *factored.bounds):
+        own |= {i for i in _own_indices(factored, plate, t) if isinstance(i, Axis)}
+    return own
+
+
+def _own_indices(factored: Factored, plate: str, t: Any) -> list[Index | None]:
+    """By what the latents of a plate are indexed in a term, along the plate; None where their rows are not apart."""
+    out: list[Index | None] = []
+    for m, index in _all_moments(t):
+        for n in dict.fromkeys(m.latents):
+            if plate in factored.plate_axes.get(n, {}):
+                place = place_of(factored, m, n, plate)
+                out.append(None if place is None or place >= len(index) else index[place])
+    return out
+
+
+def place_of(factored: Factored, m: Any, name: str, plate: str) -> int | None:
+    """Which axis of a moment (and its natural parameter) runs along a plate of one of its latents; None if two do."""
+    place = factored.plate_axes[name][plate]
+    group = factored.structure.gaussian.get(name)
+    if group is None or len(m.latents) == 1:
+        return place
+    return group.plates[name].index(place) if place in group.plates[name] else None  # E[x y']: plates first
+
+
+def _all_moments(t: Any) -> list[tuple[Moment, tuple[Index, ...]]]:
+    """The moments of a term or a bound, those inside of it among them, each with its index."""
+    if isinstance(t, BoundExpectation):
+        inside = [m for e in (*t.inputs, t.weight) for p in e.parts for m in _all_moments(p)]
+        return [*t.indicators, *inside]
+    assert isinstance(t, Contraction)
+    return [*t.moments, *(m for e in t.exponents or () for p in e.parts for m in _all_moments(p))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +128,7 @@ class Batched:
                 f"factor {f.sampled[0].name!r} has no closed form, so minibatches of it are not taken. Use "
                 "algorithm='conjugate_computation'."
             )
-        axes = {a for a, p in row_axes(f).items() if p == self.plate}
+        axes = axes_along(f, self.plate)
         if not axes:
             raise IncompatibleError(
                 f"no term of the model runs along the plate {self.plate!r}; there is nothing to take minibatches of."
@@ -120,6 +148,7 @@ class Batched:
                     f"{', '.join(mixed)} shares a block of q with latents of the plate {self.plate!r}, so that no row "
                     "can be left out. Use joined=False."
                 )
+        self._check(axes)
         put(self, "local_blocks", self._resized(self.size))
         split: tuple[list[Any], list[Any]] = ([], [])
         for t in f.terms:
@@ -136,6 +165,22 @@ class Batched:
             (bounds[0] if mine else bounds[1]).append((b, mine.pop()) if mine else b)
         put(self, "row_bounds", bounds[0])
         put(self, "other_bounds", bounds[1])
+
+    def _check(self, axes: set[Axis]) -> None:
+        """Refuse a term with latents of rows that are not those of the term's own row."""
+        f = self.factored
+        for t in (*f.terms, *f.bounds):
+            mine = (set(t.axes) if isinstance(t, BoundExpectation) else _axes_of(t)) & axes
+            for i in _own_indices(f, self.plate, t):
+                if isinstance(i, Axis) and i in mine:
+                    continue
+                names = sorted({n for m in t.needs for n in m.latents if self.plate in f.plate_axes.get(n, {})})
+                how = "each on all others" if i is None else "by looking them up"
+                raise IncompatibleError(
+                    f"a term of the model depends on {', '.join(names)} of several rows of the plate {self.plate!r}, "
+                    f"{how}, so that no row can be left out. Take minibatches of another plate (plate=...), or use "
+                    "algorithm='coordinate_ascent'."
+                )
 
     def _resized(self, size: int) -> list[ExponentialBlock]:
         """The local blocks for so many rows."""
@@ -176,7 +221,7 @@ class Batched:
         blocks = list(f.blocks)
         latents = dict(f.structure.latents)
         for i, b in zip(self.local, self.local_blocks, strict=True):
-            blocks[i] = b
+            blocks[i] = repeated(b, self.rows / len(rows))
             for n in b.latents:
                 shape = list(latents[n].shape)
                 shape[f.plate_axes[n][self.plate]] = len(rows)
@@ -186,6 +231,19 @@ class Batched:
 
     def energy(self, moments: Mapping[Any, Any], terms: Sequence[Any], bounds: Sequence[Any]) -> Any:
         return self.factored.energy(moments, terms, bounds)
+
+
+def repeated(block: ExponentialBlock, times: float) -> ExponentialBlock:
+    """A block of rows that count several times: each of so many copies has the same q, and an entropy of its own.
+
+    The row terms being counted as often, the slope of all copies' terms is ``times`` that of one.
+    """
+    out = copy.copy(block)
+    out.times = times
+    natural, entropy = block.natural, block.entropy
+    out.natural = lambda gradient: natural({k: g / times for k, g in gradient.items()})  # pyright: ignore
+    out.entropy = lambda n: times * entropy(n)  # pyright: ignore
+    return out
 
 
 def _times(e: Expectation, c: Const) -> Expectation:
@@ -225,7 +283,7 @@ def started(
 _START_ROWS, _START_STEPS = 600, 4
 
 
-def _axes_of(t: Contraction) -> set[Axis]:
+def _axes_of(t: Any) -> set[Axis]:
     out = {a for c in t.constants for a in c.axes}
     out |= {a for _, i in t.moments for a in index_axes(i)}
     return out | set(t.exponent_axes)
@@ -285,110 +343,3 @@ def _restricted_bound(b: BoundExpectation, axis: Axis, new: Axis, rows: Any, loc
         tuple((m, _restricted_index(i, axis, new, rows, m.latents[-1] in local)) for m, i in b.indicators),
         tuple(new if a is axis else a for a in b.axes),
     )
-
-
-# -- statistics --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Statistic:
-    """What a row term leaves behind when its rows have been summed.
-
-    Args:
-        term: The term of all rows.
-        axis: Of its rows.
-        local: Names of local latents.
-        shapes: Of the arrays of global moments.
-
-    Attributes:
-        axes: Of the array that is kept.
-        moments: The global moments, over those axes.
-        looked_up: Pairs of a new axis and the lookup along rows that it stands in for.
-    """
-
-    term: Contraction
-    axis: Axis
-    local: frozenset[str]
-    shapes: Mapping[Any, tuple[int, ...]]
-    axes: tuple[Axis, ...] = field(init=False)
-    moments: tuple[tuple[Moment, tuple[Index, ...]], ...] = field(init=False)
-    looked_up: tuple[tuple[Axis, Moment, int], ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        put = object.__setattr__
-        moments, looked_up = [], []
-        axes: dict[Axis, None] = {}
-        if self.term.exponents is not None:
-            raise IncompatibleError("the exponential of a Gaussian has no statistics that sum over rows.")
-        for m, index in self.term.moments:
-            if m.latents[-1] in self.local:
-                continue
-            out: list[Index] = []
-            for place, i in enumerate(index):
-                along = i is self.axis or (isinstance(i, Lookup) and self.axis in i.axes)
-                if not along:
-                    out.append(i)
-                    continue
-                if isinstance(i, Lookup) and i.axes != (self.axis,):
-                    raise IncompatibleError("an index that depends on more than the row has no statistics.")
-                new = Axis(self.shapes[m][place])
-                looked_up.append((new, m, place))
-                out.append(new)
-            axes.update(dict.fromkeys(index_axes(out)))
-            moments.append((m, tuple(out)))
-        put(self, "axes", tuple(axes))
-        put(self, "moments", tuple(moments))
-        put(self, "looked_up", tuple(looked_up))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(a.size for a in self.axes)
-
-
-def collected(s: Statistic, restricted: Contraction, rows_axis: Axis, moments: Mapping[Any, Any]) -> Any:
-    """The array of a statistic over a batch.
-
-    Args:
-        s: Which.
-        restricted: The term on the batch.
-        rows_axis: Its axis of rows.
-        moments: Of local latents.
-    """
-    operands = list(restricted.constants)
-    lookups: list[Any] = []
-    for m, index in restricted.moments:
-        if m.latents[-1] in s.local:
-            operands.append(gather(moments[m], index))
-            continue
-        for i in index:
-            if i is rows_axis or (isinstance(i, Lookup) and rows_axis in i.axes):
-                lookups.append(jnp.arange(rows_axis.size) if isinstance(i, Axis) else i.array)
-    plain = tuple(a for a in s.axes if a not in {x for x, _, _ in s.looked_up})
-    if not lookups:
-        c = contract(operands, plain) if operands else Const(jnp.ones(()), ())
-        if rows_axis not in {a for o in operands for a in o.axes}:
-            c = Const(c.array * rows_axis.size, c.axes)
-        return _filled(c, s.axes)
-    c = contract(operands, (rows_axis, *plain)) if operands else Const(jnp.ones(()), ())
-    whole = _filled(c, (rows_axis, *plain))
-    scattered = jnp.zeros((*(x.size for x, _, _ in s.looked_up), *(a.size for a in plain)))
-    scattered = scattered.at[tuple(lookups)].add(whole)
-    now = (*(x for x, _, _ in s.looked_up), *plain)
-    return scattered.transpose([now.index(a) for a in s.axes])
-
-
-def _filled(c: Const, axes: tuple[Axis, ...]) -> Any:
-    order = [c.axes.index(a) for a in axes if a in c.axes]
-    array = jnp.asarray(c.array).transpose(order) if c.axes else jnp.asarray(c.array)
-    array = array.reshape([a.size if a in c.axes else 1 for a in axes])
-    return jnp.broadcast_to(array, [a.size for a in axes])
-
-
-def from_statistics(s: Statistic, array: Any) -> Contraction:
-    """The term, with its rows summed."""
-    return Contraction((Const(array, s.axes),), s.moments, None, (), ())
-
-
-def numbers(statistics: Sequence[Statistic]) -> int:
-    """How many numbers they are."""
-    return sum(math.prod(s.shape) for s in statistics)

@@ -24,15 +24,17 @@ import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
 from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
-from lowerbound.algorithms.factored import Factored
-from lowerbound.algorithms.minibatch import Batched, data_plate, started
+from lowerbound.algorithms.factored import Factored, damped, optimum_of
+from lowerbound.algorithms.minibatch import Batched, data_plate, place_of, started
+from lowerbound.algorithms.unobserved import ascended, with_unobserved
 from lowerbound.errors import IncompatibleError
 from lowerbound.families.exponential.base import blend
 from lowerbound.kernel import compile_once, lift
 from lowerbound.precision import float64
 
-#: Rounds over the local blocks where there are several, which depend on each other.
-_ROUNDS = 6
+#: Rounds over the local blocks at most, where one is not enough (several that depend on each other, bounds, steps that
+#: are damped), and the relative change of natural parameters below which they are over.
+_ROUNDS, _STILL = 100, 1e-9
 #: Epochs whose mean ELBO is compared with that of as many before.
 _WINDOW = 4
 
@@ -71,10 +73,9 @@ class BatchProgram:
         for block, n in zip(b.local_blocks, own, strict=True):
             moments |= block.moments(n)
         terms, bounds = b.restricted(rows)
-        for _ in range(_ROUNDS if len(b.local_blocks) > 1 else 1):
-            for j, block in enumerate(b.local_blocks):
-                own[j] = self._optimum(block, moments, terms, bounds)
-                moments |= block.moments(own[j])
+        own = self._local(own, moments, terms, bounds)
+        for block, n in zip(b.local_blocks, own, strict=True):
+            moments |= block.moments(n)
         energy = b.energy(moments, terms, bounds)
         entropy = sum((block.entropy(n) for block, n in zip(b.local_blocks, own, strict=True)), jnp.zeros(()))
         rest = b.energy(moments, b.other_terms, b.other_bounds)
@@ -94,24 +95,47 @@ class BatchProgram:
         local_out = [[n[k] for k in keys] for n, keys in zip(own, self.local_keys, strict=True)]
         return best, local_out, energy + entropy, rest
 
-    @staticmethod
-    def _optimum(block: Any, moments: dict[Any, Any], terms: Any, bounds: Any) -> dict[Any, Any]:
-        keys = list(block.keys)
-        mine = set(keys)
-        near = [t for t in terms if t.needs & mine]
-        near_bounds = [t for t in bounds if t.needs & mine]
+    def _local(
+        self, own: list[dict[Any, Any]], moments: dict[Any, Any], terms: Any, bounds: Any
+    ) -> list[dict[Any, Any]]:
+        """The local blocks at their optima given the globals: at once, or in rounds until nothing moves."""
+        b, f = self.batched, self.batched.factored
+        keys = {k for block in b.local_blocks for k in block.keys}
+        near, near_bounds = [t for t in terms if t.needs & keys], [t for t in bounds if t.needs & keys]
 
-        def part(values: Any) -> Any:
-            there = {**moments, **dict(zip(keys, values, strict=True))}
-            total = jnp.zeros(())
-            for t in near:
-                total = total + t(there).array
-            for t in near_bounds:
-                total = total + t(there)
-            return total
+        def round_(naturals: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
+            there, out = dict(moments), list(naturals)
+            for block, n in zip(b.local_blocks, naturals, strict=True):
+                there |= block.moments(n)
+            for j, (i, block) in enumerate(zip(b.local, b.local_blocks, strict=True)):
+                mine = set(block.keys)
+                touching = [t for t in near if t.needs & mine], [t for t in near_bounds if t.needs & mine]
+                best = optimum_of(f, block, there, *touching)
+                out[j] = damped(f, block, out[j], best, there, *touching) if f.curved(i) else best
+                there |= block.moments(out[j])
+            return out
 
-        slope = jax.grad(part)([moments[k] for k in keys])
-        return block.natural(dict(zip(keys, slope, strict=True)))
+        alone = len(b.local) == 1 and not near_bounds and not f.curved(b.local[0])
+        if alone or not b.local:
+            return round_(own)
+        order = [list(block.keys) for block in b.local_blocks]
+
+        def flat(naturals: list[dict[Any, Any]]) -> list[list[Any]]:
+            return [[n[k] for k in ks] for n, ks in zip(naturals, order, strict=True)]
+
+        def moving(carry: Any) -> Any:
+            count, change, _ = carry
+            return (count < _ROUNDS) & (change > _STILL)
+
+        def turn(carry: Any) -> Any:
+            count, _, values = carry
+            after = flat(round_([dict(zip(ks, v, strict=True)) for ks, v in zip(order, values, strict=True)]))
+            pairs = [(x, y) for n, m in zip(after, values, strict=True) for x, y in zip(n, m, strict=True)]
+            change = jnp.stack([(jnp.abs(x - y) / (1 + jnp.abs(x))).max() for x, y in pairs]).max()
+            return count + 1, change, after
+
+        _, _, values = jax.lax.while_loop(moving, turn, (0, jnp.asarray(jnp.inf), flat(own)))
+        return [dict(zip(ks, v, strict=True)) for ks, v in zip(order, values, strict=True)]
 
     def __call__(self, shared: Any, local: Any, rows: np.ndarray) -> tuple[Any, Any, float, float]:
         """(the globals' optima if this batch were all the data, local natural parameters, the batch's part of the
@@ -130,6 +154,7 @@ class BatchProgram:
 class State:
     """What the next step needs."""
 
+    full: Factored
     factored: Factored
     program: BatchProgram
     rng: np.random.Generator
@@ -149,7 +174,7 @@ class StochasticVI(Algorithm):
     """Natural-gradient steps on minibatches.
 
     Args:
-        batch_size: Rows of a batch; None for an eighth of them, between 64 and 4,096.
+        batch_size: Rows of a batch; None for one in 32 of them, between 64 and 2,048.
         plate: Of the rows; None for the one with most of them.
         delay, forgetting: Of the step size (t + delay)^-forgetting.
         tolerance: Stop when the mean ELBO of four epochs is above that of the four before by less than this share.
@@ -189,10 +214,11 @@ class StochasticVI(Algorithm):
         return self if not values else dataclasses.replace(self, init_values=dict(values))
 
     def init(self, seed: int, kernel: Any, family: Any) -> State:
-        factored: Factored = kernel
+        full: Factored = kernel
+        factored = ascended(full)
         plate = self.plate or data_plate(factored)
         rows = Batched(factored, plate, 1).rows
-        size = self.batch_size or int(np.clip(rows // 8, min(64, rows), 4096))
+        size = self.batch_size or int(np.clip(rows // 32, min(64, rows), 2048))
         size = min(size, rows)
         rng = np.random.default_rng([seed, 12])
         with float64():
@@ -208,7 +234,7 @@ class StochasticVI(Algorithm):
                 [np.asarray(naturals[i][k], float) for k in keys]
                 for i, keys in zip(program.batched.shared, program.shared_keys, strict=True)
             ]
-        return State(factored, program, rng, shared, rng.permutation(rows))
+        return State(full, factored, program, rng, shared, rng.permutation(rows))
 
     def step(self, state: State) -> tuple[State, Info]:
         """An epoch."""
@@ -268,7 +294,7 @@ class StochasticVI(Algorithm):
     def output(self, state: State) -> Any:
         if state.final is None:
             self._finish(state)
-        return state.final
+        return with_unobserved(state.full, state.final)
 
 
 def completed(
@@ -291,12 +317,8 @@ def completed(
     for i, keys, n in zip(b.shared, program.shared_keys, shared, strict=True):
         out[i] = {k: np.asarray(a) for k, a in zip(keys, n, strict=True)}
     for j, i in enumerate(b.local):
-        full = factored.blocks[i].start(np.random.default_rng(0), 0.0)
         for m, k in enumerate(program.local_keys[j]):
             pieces = [p[j][m] for p in parts]
-            # The axis of rows is the one along which a batch is shorter than the whole.
-            place = next(
-                (d for d, (x, y) in enumerate(zip(pieces[0].shape, np.shape(full[k]), strict=True)) if x != y), 0
-            )
+            place = place_of(factored, k, factored.blocks[i].latents[0], b.plate) or 0
             out[i][k] = np.concatenate(pieces, axis=place) if len(pieces) > 1 else pieces[0]
     return out, total + rest

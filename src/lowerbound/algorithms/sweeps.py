@@ -117,7 +117,7 @@ class Sweeper:
         moments |= f.block_moments(i, best)
         terms, bounds = f.touching(i)
         entropy = sum((f.blocks[j].entropy(naturals[j]) for j in self.rest), jnp.zeros(()))
-        if bounds or f.curved(i):
+        if bounds or f.curved(i) or block.times != 1:
             elbo = f.energy(moments) + entropy + block.entropy(best)
         else:
             near = set(map(id, terms))

@@ -46,9 +46,22 @@ class Matrix:
     shape: tuple[int, ...]
 
 
+class Pending:
+    """What stands between the operations of the logarithm of a sum (:mod:`~lowerbound.expectations.mixtures`)."""
+
+    #: What it is where the algebra goes no further.
+    said = "reduce_max"
+
+
 #: What to do where a continuous latent decides.
 CHANGE_POINT = (
     "if it is a change point, make it a discrete latent: numpyro.sample('tau', dist.DiscreteUniform(0, n - 1))"
+)
+#: What to do with a mixture that the model has summed out.
+MIXTURE = (
+    "if this sums the components of a mixture, write the component as a discrete latent: "
+    "z = numpyro.sample('z', dist.Categorical(weights)); if it is a softmax, give the distribution logits= instead of "
+    "probabilities"
 )
 
 
@@ -66,6 +79,8 @@ def value_of(x: Any) -> Value:
             e.line = "" if x.left is None else x.left.line
             raise e
         return out
+    if isinstance(x, Pending):
+        raise NotClosedForm(x.said, rewrite=MIXTURE)
     if isinstance(x, Matrix):
         raise NotClosedForm("arithmetic with the Cholesky factor of a random matrix")
     return as_value(x)

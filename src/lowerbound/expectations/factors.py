@@ -16,10 +16,12 @@ from jax.core import Tracer
 from numpyro.distributions import constraints
 from numpyro.distributions.distribution import validation_enabled
 
+from lowerbound.expectations.apart import apart
 from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.composed import finite, masked, value_of
 from lowerbound.expectations.interpret import Graph, data_node, latent_node, run
-from lowerbound.expectations.rules import Bound, LogProb, Parameters, rule_for
+from lowerbound.expectations.rules import Bound, Parameters, rule_for
+from lowerbound.expectations.rules.mixture import log_prob_of
 from lowerbound.expectations.supports import between
 from lowerbound.expectations.tables import refuse_exclusions
 from lowerbound.expectations.values import Latent, NotClosedForm, Value, align, array_of, as_value, latent_value
@@ -40,6 +42,7 @@ class RandomFactor:
         open: Why it has none.
         latents: Names of the latents in it.
         rows: Which of the axes of its terms and bounds run along which plate.
+        normalised: Whether its exponential is a distribution of its site's own latent, unscaled and unmasked.
     """
 
     name: str
@@ -50,6 +53,12 @@ class RandomFactor:
     open: NotClosedForm | None = None
     latents: tuple[str, ...] = ()
     rows: dict[Axis, str] = field(default_factory=dict)
+    normalised: bool = False
+
+
+def opened(f: RandomFactor, why: NotClosedForm) -> RandomFactor:
+    """A factor left without its closed form."""
+    return RandomFactor(f.name, f.observed, f.kind, as_value(0.0), (), why, f.latents)
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +243,7 @@ def _factor(t: _Traced, graph: Graph) -> RandomFactor:
 
     try:
         if t.entry is None:
-            value, bounds = LogProb(_of(read(t.log_prob)))
+            value, bounds = log_prob_of(_raised(read(t.log_prob)))
         else:
             value, bounds = t.entry.rule(
                 Parameters({n: read(i) for n, i in t.parameters.items()}), _raised(read(t.value))
@@ -257,11 +266,11 @@ def _factor(t: _Traced, graph: Graph) -> RandomFactor:
             whole = value_of(0.0)
             for x in b.inputs:
                 whole = align(whole, x)[0]
-            own = _spread(weight, np.broadcast_shapes(t.batch, whole.shape))
-            rows |= _rows(own, t)
-            held.append((b, own))
+            own = _spread(_inside(weight, b.inside), np.broadcast_shapes((*t.batch, *(1,) * b.inside), whole.shape))
+            rows |= _rows(Value(own.axes[: own.ndim - b.inside], ()), t)
+            held.append((replace(b, inputs=tuple(map(apart, b.inputs))), own))
         origin: dict[Axis, Axis] = {}
-        total = value.sum(*range(value.ndim), origin=origin)
+        total = apart(value.sum(*range(value.ndim), origin=origin))
         known = _rows(value, t)
         for term in total.terms:
             refuse_exclusions(term)
@@ -269,7 +278,8 @@ def _factor(t: _Traced, graph: Graph) -> RandomFactor:
     except NotClosedForm as e:
         e.factor = t.name
         return RandomFactor(t.name, t.observed, t.kind, as_value(0.0), (), e, _latents(t, graph))
-    return RandomFactor(t.name, t.observed, t.kind, total, tuple(held), None, _latents(t, graph), rows)
+    whole = t.entry is not None and not t.observed and not t.masks and t.scale < 0
+    return RandomFactor(t.name, t.observed, t.kind, total, tuple(held), None, _latents(t, graph), rows, whole)
 
 
 def _rows(value: Value, t: _Traced) -> dict[Axis, str]:

@@ -21,7 +21,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lowerbound.expectations.axes import Axis, Const, Index, contract, gather, index_axes, same_index, spread
-from lowerbound.expectations.functions import INDICATOR
+from lowerbound.expectations.functions import IDENTITY, INDICATOR
 from lowerbound.expectations.joint_scales import joint_moment
 from lowerbound.expectations.rules.base import Bound
 from lowerbound.expectations.structure import GaussianGroup, Moment, Structure
@@ -108,10 +108,11 @@ class Expectation:
 def expectation(value: Value, structure: Structure) -> Expectation:
     """E_q[value] as a function of the moments of a structure."""
     axes = tuple(a for a in value.axes if a is not None)
-    return Expectation(axes, tuple(_contraction(t, axes, structure) for t in value.terms))
+    return Expectation(axes, tuple(contraction(t, axes, structure) for t in value.terms))
 
 
-def _contraction(t: Term, axes: tuple[Axis, ...], structure: Structure) -> Contraction:
+def contraction(t: Term, axes: tuple[Axis, ...], structure: Structure) -> Contraction:
+    """The expectation of one term, along ``axes``; summed over all others."""
     moments: list[tuple[Moment, tuple[Index, ...]]] = []
     real: dict[int, list[Atom]] = defaultdict(list)
     tabled: dict[str, list[Atom]] = defaultdict(list)
@@ -127,6 +128,8 @@ def _contraction(t: Term, axes: tuple[Axis, ...], structure: Structure) -> Contr
         if name in scales:
             continue
         if name in structure.gaussian:
+            if a.function != IDENTITY:
+                raise NotClosedForm(f"{a.function.said(name)} inside of another function, {name!r} being Gaussian")
             real[id(structure.gaussian[name])].append(a)
         elif a.latent.support == "real":
             tabled[name].append(a)
@@ -146,7 +149,7 @@ def _contraction(t: Term, axes: tuple[Axis, ...], structure: Structure) -> Contr
             names, index = joint_moment(s, scales[s.scale], atoms)
             moments.append((Moment(names, s.function), index))
             continue
-        moments.append(_gaussian_moment(structure.gaussian[atoms[0].latent.name], atoms))
+        moments.append(gaussian_moment(structure.gaussian[atoms[0].latent.name], atoms))
     exponents, exponent_axes = None, ()
     if t.exponent is not None:
         inside = {a.latent.name for s in t.exponent.terms for a in s.atoms}
@@ -175,7 +178,7 @@ def _shares(structure: Structure, name: str, others: set[str]) -> bool:
     return any(structure.gaussian.get(o) is structure.gaussian[name] for o in others)
 
 
-def _gaussian_moment(group: GaussianGroup, atoms: Sequence[Atom]) -> tuple[Moment, tuple[Index, ...]]:
+def gaussian_moment(group: GaussianGroup, atoms: Sequence[Atom]) -> tuple[Moment, tuple[Index, ...]]:
     """E[x_i] or E[x_i y_j]."""
     if len(atoms) == 1:
         (a,) = atoms

@@ -18,10 +18,11 @@ import numpy as np
 
 from lowerbound.expectations.arguments import Argument, argument, in_terms_of
 from lowerbound.expectations.axes import Axis, constant
-from lowerbound.expectations.composed import OPERATIONS, Composed, Matrix, operation, source, value_of
+from lowerbound.expectations.composed import MIXTURE, OPERATIONS, Composed, Matrix, operation, source, value_of
 from lowerbound.expectations.elementary import exp, log, one_element
 from lowerbound.expectations.elementwise import ELEMENTWISE
 from lowerbound.expectations.functions import IDENTITY, Function
+from lowerbound.expectations.mixtures import perform_on_sums
 from lowerbound.expectations.rearranging import STRUCTURAL
 from lowerbound.expectations.tables import tabulate
 from lowerbound.expectations.values import NotClosedForm, Term, Value, as_value, constant_of
@@ -39,6 +40,8 @@ def perform(primitive: Any, inputs: Sequence[Any], params: dict[str, Any], kinds
         NotClosedForm: it has no place in the algebra.
     """
     name = primitive.name
+    if (found := perform_on_sums(name, inputs, params)) is not None:
+        return found
     operation = OPERATIONS.get(name) if _is_algebra(name, params, kinds) else None
     failed: NotClosedForm | None = None
     if name in STRUCTURAL and isinstance(x := inputs[0], Composed):
@@ -65,7 +68,7 @@ def perform(primitive: Any, inputs: Sequence[Any], params: dict[str, Any], kinds
                 several = NotClosedForm(f"{name} of an expression of several elements")
                 composed = replace(composed, left=several if failed is None else failed)
             return composed
-        raise failed or NotClosedForm(f"{name} of several latents")
+        raise failed or NotClosedForm(f"{name} of several latents", rewrite=_REWRITES.get(name, ""))
     if operation is None:
         raise NotClosedForm(name, rewrite=_REWRITES.get(name, ""))
     return operation([value_of(x) for x in inputs], params)
@@ -116,8 +119,8 @@ _REWRITES = {
     "triangular_solve": "give the distribution the matrix itself (precision_matrix= or covariance_matrix=)",
     "while": "use jax.lax.scan, or an array operation",
     "scan": "write the recursion with array operations: x[1:] - x[:-1], jnp.cumsum",
-    "reduce_max": "if this sums the components of a mixture, write the component as a discrete latent; if it is a "
-    "softmax, give the distribution logits= instead of probabilities",
+    "reduce_max": MIXTURE,
+    "max": "if it is jnp.logaddexp of the components of a mixture, write jax.scipy.special.logsumexp(jnp.stack(..), 0)",
     "sort": "order the latents by an ordered prior instead",
 }
 

@@ -10,7 +10,7 @@ form one block.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from lowerbound.expectations.axes import same_index
 from lowerbound.expectations.factors import Joint, RandomFactor
 from lowerbound.expectations.functions import IDENTITY, INDICATOR, LOG, Function
 from lowerbound.expectations.joint_scales import Scaled, scaled_groups
+from lowerbound.expectations.supports import is_number
 from lowerbound.expectations.values import Atom, Latent, NotClosedForm, Term
 
 #: Dimensions of one dense Gaussian, and numbers in the covariances of a block.
@@ -123,6 +124,7 @@ def structure_of(joint: Joint, *, joined: bool = True, sampled: bool = False) ->
     functions: dict[str, dict[Function, None]] = {n: {} for n, v in latents.items() if v.support != "real"}
     curved: dict[str, str] = {}
     special: dict[str, dict[Function, None]] = defaultdict(dict)
+    mixed: list[tuple[Atom, Atom]] = []  # f(x_i) x_j of one real latent
     for f in factors:
         for bound, _ in f.bounds:
             for t in (t for v in bound.inputs if bound.gaussian for t in v.terms):
@@ -143,9 +145,13 @@ def structure_of(joint: Joint, *, joined: bool = True, sampled: bool = False) ->
                 real.append(a)
             else:
                 functions[a.latent.name][a.function] = None
-        _refuse_products(f, [a for a in t.atoms if a.latent.support != "real"])
+        _refuse_products(f, [a for a in t.atoms if not is_number(a.latent.support)])
+        for name, count in Counter(a.latent.name for a in t.atoms if is_number(a.latent.support)).items():
+            if count > sum(a.latent.name == name for a in real) + 1:
+                curved.setdefault(name, "a product of functions of its elements")
         if degree:
             degrees.append(dict(degree))
+        mixed += [(a, b) for a in t.atoms if a.function != IDENTITY for b in real if a.latent is b.latent]
         for n, a in enumerate(real):
             for b in real[n + 1 :]:
                 first, second = sorted((a, b), key=lambda x: x.latent.name)
@@ -157,12 +163,18 @@ def structure_of(joint: Joint, *, joined: bool = True, sampled: bool = False) ->
             functions[n] = dict.fromkeys(_USUAL.get(latents[n].support, ()))
     vectors = {n: v for n, v in latents.items() if v.support == "real"}
     more = {n: _no_plates(joint, n) for n in opened if n in vectors}
-    gaussian = _gaussian_groups(vectors, pairs, degrees, joined, more)
+    coupled = {p: list(own) for p, own in pairs.items()}
+    for a, b in mixed:
+        coupled.setdefault((a.latent.name, a.latent.name), []).append((a, b))
+    gaussian = _gaussian_groups(vectors, coupled, degrees, joined, more)
     statistics = {n: tuple(fs) for n, fs in functions.items()}
     for name, fs in special.items():
-        group = gaussian.pop(name)
-        if len(group.latents) > 1 or any(group.dense.values()):
-            raise NotClosedForm(f"{next(iter(fs))} of {name!r}, which depends on other elements in the posterior")
+        group = gaussian[name]
+        if len(group.latents) > 1 or any(group.dense.values()) or name in opened:
+            # Its marginal is a normal distribution: one-dimensional quadrature (:mod:`.quadrature`).
+            curved.setdefault(name, f"quadrature of {next(iter(fs)).said(name)}")
+            continue
+        del gaussian[name]
         squares = any((name, name) == p for p in pairs)
         powers = [IDENTITY] + ([IDENTITY * IDENTITY] if squares else [])
         statistics[name] = (*powers, *fs)

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from lowerbound.algorithms.blocks import blocks_of
 from lowerbound.algorithms.factored import Factored
 from lowerbound.expectations.factors import Joint, RandomFactor, random_factors
-from lowerbound.expectations.moments import BoundExpectation, Contraction, bound_expectation, expectation
+from lowerbound.expectations.leaves import leaves_of, without
+from lowerbound.expectations.moments import BoundExpectation, Contraction
+from lowerbound.expectations.quadrature import factor_expectation
 from lowerbound.expectations.structure import Moment, Structure, structure_of
 from lowerbound.expectations.values import NotClosedForm
 from lowerbound.model.base import Model
@@ -65,6 +67,8 @@ class Derivation:
         factors: These factors.
         open: What has no closed form.
         latents: Of every factor, by name, the latents in it; in the order of the model.
+        leaves: The discrete latents that nothing depends on, which take no part in the ascent.
+        unused: These, and the continuous ones that nothing depends on, which do.
     """
 
     model: Model
@@ -72,6 +76,8 @@ class Derivation:
     factors: tuple[DerivedFactor, ...]
     open: tuple[Open, ...]
     latents: dict[str, tuple[str, ...]]
+    leaves: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     @property
     def opened(self) -> tuple[str, ...]:
@@ -91,7 +97,10 @@ def derive(model: Model) -> Derivation:
         why = Open((), tuple(model.sites), "a log density is one function, with no factors to take apart")
         rewrite = "write it as a NumPyro model"
         return Derivation(model, None, (), (replace(why, rewrite=rewrite),), {})
-    joint = random_factors(model)
+    whole = random_factors(model)
+    leaves = leaves_of(whole)
+    leaves = leaves if len(leaves) < len(whole.latents) else ()
+    joint = without(whole, leaves)
     refused: dict[str, NotClosedForm] = {f.name: f.open for f in joint.factors if f.open is not None}
     while True:
         left = [f for f in joint.factors if f.name not in refused]
@@ -100,8 +109,11 @@ def derive(model: Model) -> Derivation:
             break
         refused |= found
     factored, derived = found
-    by_name = {f.name: f for f in joint.factors}
-    return Derivation(model, factored, derived, _listed(refused, by_name), {n: f.latents for n, f in by_name.items()})
+    by_name = {f.name: f for f in whole.factors}
+    latents = {n: f.latents for n, f in by_name.items()}
+    return Derivation(
+        model, factored, derived, _listed(refused, by_name), latents, leaves, leaves_of(whole, discrete=False)
+    )
 
 
 def _attempt(
@@ -118,8 +130,7 @@ def _attempt(
     derived, refused = [], {}
     for f in factors:
         try:
-            terms = expectation(f.value, structure).parts
-            bounds = tuple(bound_expectation(b, w, structure) for b, w in f.bounds)
+            terms, bounds = factor_expectation(f, structure)
         except NotClosedForm as e:
             refused[f.name] = e
             continue

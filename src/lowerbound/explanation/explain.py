@@ -105,7 +105,7 @@ class Explanation:
         if all(r.kind not in ("sampled", "none") for r in self.rows):
             title += f" in {_count(len({frozenset((r.latent, *r.shared)) for r in self.rows}), 'block')}"
         if d.latents:
-            title += f", {len(d.factors)} of {_count(len(d.latents), 'factor')} in closed form"
+            title += f", {len(d.factors) + len(d.leaves)} of {_count(len(d.latents), 'factor')} in closed form"
         return title, self.rows, self.open, (self.choice.sentence,)
 
     def __str__(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lowerbound.algorithms.factored import Factored
 from lowerbound.expectations.moments import Contraction
+from lowerbound.expectations.quadrature import QUADRATURE
 from lowerbound.expectations.structure import Moment, Structure
 from lowerbound.explanation.derivation import Derivation, DerivedFactor
 from lowerbound.families.exponential import (
@@ -22,8 +23,10 @@ from lowerbound.families.exponential import (
 from lowerbound.model.base import Model
 
 EXACT = "exact, in closed form"
-DAMPED = "closed form, damped (exp of an affine function)"
+DAMPED = "closed form, damped ({reason})"
+_EXP = "exp of an affine function"
 GRID = "free form on a grid"
+LEFT_OUT = "at the end, given the others"
 
 
 #: Of each family, the distributions (by the beginning of their names) that are of it.
@@ -101,6 +104,10 @@ def _row(d: Derivation, site: Any, fallback: str, drawn: Factored | None) -> Row
     name, shape = site.name, tuple(site.shape)
     known = plate_axes(d.model, name)
     plates = (*known.values(), *(p for p in site.plates if p not in known.values()))
+    if name in d.leaves:
+        why = "not observed, and nothing depends on it: it is summed out of the ascent, and drawn given the others"
+        along = axes_named(d.model, name, tuple(range(len(shape))))
+        return Row(name, shape, plates, "Categorical", (), along, "exact", LEFT_OUT, (), (name,), False, why)
     problems = [o for o in d.open if name in o.latents]
     block = None
     if d.factored is not None:
@@ -164,7 +171,7 @@ def _row(d: Derivation, site: Any, fallback: str, drawn: Factored | None) -> Row
         statistics,
         tuple(asked),
         conjugate,
-        _why(asked, statistics, conjugate, others),
+        _why(asked, statistics, conjugate, others) + ("; nothing else depends on it" if name in d.unused else ""),
     )
 
 
@@ -172,14 +179,15 @@ def _update(d: Derivation, block: ExponentialBlock) -> tuple[str, str]:
     assert d.factored is not None
     i = d.factored.blocks.index(block)
     _, bounds = d.factored.touching(i)
-    names = list(dict.fromkeys(b.name for b in bounds))
+    names = list(dict.fromkeys(b.name for b in bounds if b.name != QUADRATURE))
     curved = d.factored.curved(i)
+    reasons = [d.factored.structure.curved.get(n, "") for n in block.latents]
     if names:
-        reasons = {d.factored.structure.curved.get(n, "") for n in block.latents}
-        damped = "; damped (exp of an affine function)" if any(r.startswith("the exp") for r in reasons) else "; damped"
+        damped = f"; damped ({_EXP})" if any(r.startswith("the exp") for r in reasons) else "; damped"
         return "bound", f"bound: {', '.join(names)}" + (damped if curved else "")
     if curved:
-        return "damped", DAMPED
+        reason = next(r for r in reasons if r)
+        return "damped", DAMPED.format(reason=_EXP if reason.startswith("the exp") else reason)
     if isinstance(block, TabulatedBlock):
         return "grid", GRID
     return "exact", EXACT

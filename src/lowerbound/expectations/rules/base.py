@@ -31,12 +31,14 @@ class Bound:
         function: From their expectations to the bound.
         gaussian: Whether it holds where the latents in the inputs are Gaussian alone. It is then no linear function of
             the moments from below either, so that a step to the optimum of its slope is tried before it is taken.
+        inside: How many of the inputs' last dimensions are inside of one element of the factor.
     """
 
     name: str
     inputs: tuple[Value, ...]
     function: Callable[..., Any]
     gaussian: bool = False
+    inside: int = 0
 
 
 class LogProb(NamedTuple):
@@ -51,6 +53,11 @@ class Parameters:
 
     def __init__(self, raw: dict[str, Any]):
         self._raw = raw
+
+    @property
+    def all(self) -> dict[str, Any]:
+        """Every one, in or outside of the algebra."""
+        return self._raw
 
     def raw(self, name: str) -> Any:
         """As it is, in or outside of the algebra."""
@@ -80,6 +87,8 @@ class Entry(NamedTuple):
 
 #: From classes of distributions to their rules.
 RULES: dict[type, Entry] = {}
+#: From classes of distributions that are made of others to what makes their rules.
+MAKERS: dict[type, Callable[[Any], Entry | None]] = {}
 
 
 def rule(*classes: Any, parameters: Any) -> Callable[[Rule], Rule]:
@@ -99,6 +108,8 @@ def rule(*classes: Any, parameters: Any) -> Callable[[Rule], Rule]:
 
 def rule_for(distribution: Distribution) -> Entry | None:
     """The rule of a distribution's class, or of the nearest class it is derived from."""
+    if type(distribution) in MAKERS:
+        return MAKERS[type(distribution)](distribution)
     for c in type(distribution).__mro__:
         if c in RULES:
             return RULES[c]

@@ -7,6 +7,7 @@ import numpyro.distributions as dist
 from lowerbound.expectations.composed import value_of
 from lowerbound.expectations.elementary import log
 from lowerbound.expectations.rules.base import LogProb, Parameters, rule
+from lowerbound.expectations.rules.mixture import log_prob_of
 from lowerbound.expectations.values import NotClosedForm
 
 
@@ -26,4 +27,4 @@ def improper_uniform(p: Parameters, x: object) -> LogProb:
 
 @rule(dist.Unit, parameters=("log_factor",))
 def factor(p: Parameters, x: object) -> LogProb:
-    return LogProb(p.log_factor)
+    return log_prob_of(p.raw("log_factor"))

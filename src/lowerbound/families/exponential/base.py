@@ -31,11 +31,13 @@ class ExponentialBlock(ABC):
     Attributes:
         latents: Names of the latents in it.
         keys: Its statistics.
+        times: How often its entropy counts: more than once where its rows stand for others.
     """
 
     family: str
     latents: tuple[str, ...]
     keys: tuple[Hashable, ...]
+    times: float = 1.0
 
     @abstractmethod
     def natural(self, gradient: Parameters) -> dict[Hashable, Any]:
