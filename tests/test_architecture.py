@@ -58,10 +58,6 @@ ORDER = (
 )
 #: Imports inside a function that point the other way, or within a package close a circle. Each has a reason.
 EXCEPTIONS = {
-    (
-        "lowerbound.posterior",
-        "lowerbound.posterior.storage",
-    ): "posterior.save is storage.save(posterior), for the person's sake",
     ("lowerbound.posterior.posterior", "lowerbound.posterior.storage"): "save is storage.save(posterior)",
     ("lowerbound.posterior.posterior", "lowerbound.updating"): "update is updating.update(posterior, ...)",
     ("lowerbound.model.base", "lowerbound.model.numpyro"): "Model.from_numpyro is a way in that makes a Model",
