@@ -28,7 +28,8 @@ import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
 from lowerbound.algorithms.search import Search
-from lowerbound.algorithms.stochastic_ascent import CHUNK, StochasticAscent
+from lowerbound.algorithms.stochastic_ascent import StochasticAscent, stopping
+from lowerbound.algorithms.stochastic_steps import adam_unless, check_optimizer, many_steps
 from lowerbound.errors import IncompatibleError, NotFiniteError, unknown_name
 from lowerbound.expectations.factors import support_kind
 from lowerbound.expectations.supports import between
@@ -116,14 +117,10 @@ class BlackBoxVI(Algorithm):
                     f"the gradient of {site!r} is {gradient!r}; needed: lb.gradients.Implicit(), Enumeration() or "
                     "SiteScoreFunction()."
                 )
-        if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
-            raise IncompatibleError(
-                f"optimizer is {self.optimizer!r}; needed: an optax optimiser, such as optax.adam(0.01)."
-            )
+        check_optimizer(self.optimizer)
 
     def rule(self) -> str:
-        end = "after its rate was cut three times" if self.optimizer is None else "with the given optimiser"
-        return f"the ELBO of a window of 1,000 steps within two standard errors of the one before, {end}"
+        return stopping(self.optimizer, "ELBO")
 
     def check(self, model: Any, family: Any) -> None:
         if family is not None:
@@ -260,34 +257,13 @@ class BlackBoxVI(Algorithm):
         return out
 
     def _ascent(self, state: _State) -> StochasticAscent:
-        import optax
-
         model, graph = state.box.model, state.graph
-        optimizer: Any = optax.inject_hyperparams(optax.adam)(learning_rate=0.01) if self.optimizer is None else (
-            self.optimizer
-        )  # fmt: skip
+        optimizer = adam_unless(self.optimizer)
         count = int(self.num_samples)
 
-        def steps(free: Any, opt_state: Any, key: Any, arguments: Any) -> Any:
-            def one(carry: Any, key: Any) -> Any:
-                free, opt_state = carry
-
-                def loss(phi: Any) -> Any:
-                    found = surrogate(graph, state.parts, state.gradients, phi, key, count, arguments)
-                    return -found.surrogate, found.elbo
-
-                (_, elbo), slope = jax.value_and_grad(loss, has_aux=True)(free)
-                leaves = jax.tree_util.tree_leaves(slope)
-                # A step that is not finite is left out; the loop stops if there are many.
-                ok = jnp.isfinite(elbo) & jnp.all(jnp.stack([jnp.isfinite(g).all() for g in leaves]))
-                slope = jax.tree_util.tree_map(lambda g: jnp.where(ok, g, 0.0), slope)
-                updates, after = optimizer.update(slope, opt_state, free)
-                moved = jax.tree_util.tree_map(lambda a, u: a + jnp.where(ok, u, 0.0), free, updates)
-                after = jax.tree_util.tree_map(lambda a, b: jnp.where(ok, a, b), after, opt_state)
-                return (moved, after), (jnp.where(ok, elbo, jnp.nan), moved)
-
-            (free, opt_state), (elbos, path) = jax.lax.scan(one, (free, opt_state), jax.random.split(key, CHUNK))
-            return free, opt_state, elbos, jax.tree_util.tree_map(lambda a: a.mean(0), path)
+        def loss(phi: Any, key: Any, arguments: Any) -> Any:
+            found = surrogate(graph, state.parts, state.gradients, phi, key, count, arguments)
+            return -found.surrogate, (found.elbo, found.elbo)
 
         with float64():
             starts = []
@@ -296,7 +272,7 @@ class BlackBoxVI(Algorithm):
                 starts.append((free, jax.tree_util.tree_map(jnp.asarray, optimizer.init(free))))
             self._check_plates(state, starts[0][0])
             arguments = [jnp.asarray(a) for a in model.arguments]
-            program, _ = compile_once(steps, *starts[0], jax.random.PRNGKey(0), arguments)
+            program, _ = compile_once(many_steps(optimizer, loss), *starts[0], jax.random.PRNGKey(0), arguments)
 
         def chunk(free: Any, opt_state: Any, number: int) -> Any:
             with float64():
