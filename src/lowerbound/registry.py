@@ -56,11 +56,7 @@ GRADIENTS: dict[str, Callable[[], gradients.Gradient]] = {
     "score_function": gradients.ScoreFunction,
     "self_normalized": gradients.SelfNormalized,
 }
-SITE_GRADIENTS: dict[str, Callable[[], gradients.SiteGradient]] = {
-    "implicit": gradients.Implicit,
-    "enumeration": gradients.Enumeration,
-    "site_score_function": gradients.SiteScoreFunction,
-}
+SITE_GRADIENTS: dict[str, Callable[[], gradients.SiteGradient]] = dict(gradients.SITE_GRADIENTS)
 
 
 def resolve(kind: str, value: Any, table: dict[str, Callable[[], Any]], base: type) -> Any:

@@ -203,7 +203,8 @@ class GradientVI(Algorithm):
                 return Target(log_joint, rescaled)
 
             noise = jax.random.normal(key, (objective.num_samples, width))
-            found = surrogate_with_model(self.estimator, objective, target, family.from_parameters, *both, noise)
+            phi, learned = both
+            found = surrogate_with_model(self.estimator, objective, target, family.from_parameters, phi, learned, noise)
             return -found.surrogate, (objective.sense * found.value, found.elbo)
 
         return loss

@@ -45,6 +45,33 @@ REFUSED: dict[tuple[str, str], str] = {
     **{(o, g): _FINITE for o in ("forward_kl", "chi_upper_bound") for g in (*_ANY, "sticking_the_landing")},
 }
 
+#: The same for fits site by site (:mod:`lowerbound.gradients.sites`), where each block has a gradient of its own.
+_SITES = ("implicit", "enumeration", "site_score_function")
+SITE_COMPATIBLE: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("elbo", "elbo_entropy", "importance_weighted", "renyi"), _SITES
+)
+_WHOLE = "its weights are those of whole draws under the posterior, and no site has a gradient of its own in it"
+SITE_REFUSED: dict[str, str] = {
+    "elbo_prior": "entropies are in closed form there, and no prior is taken apart",
+    "tail_adaptive": "its f changes with the draws, and scores of discrete latents have nothing to be multiplied by",
+    "forward_kl": _WHOLE,
+    "chi_upper_bound": _WHOLE,
+}
+
+
+def check_site_objective(objective: Objective) -> None:
+    """Raise unless an objective has gradients site by site.
+
+    Raises:
+        IncompatibleError: says why not, and what to use.
+    """
+    if objective.name not in SITE_COMPATIBLE:
+        why = SITE_REFUSED.get(objective.name, "no gradient of a site is known to be right for it")
+        raise IncompatibleError(
+            f"{objective.name} is no objective of black_box_vi: {why}. Use {', '.join(SITE_COMPATIBLE)}; or "
+            "algorithm='gradient_vi', for q on the unconstrained space with discrete latents summed out."
+        )
+
 
 def default_gradient(objective: Objective) -> Gradient:
     """The first that :data:`COMPATIBLE` has for an objective; the reparameterised one where it has none."""
