@@ -14,9 +14,11 @@ import numpy as np
 
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.errors import DataError, IncompatibleError, TrustWarning
-from lowerbound.families import Block
+from lowerbound.families import Block, FactoredBlock
 from lowerbound.kernel import Kernel
-from lowerbound.objectives import Objective, Target, Weighted, gaussian_prior
+from lowerbound.model.base import Model
+from lowerbound.model.factor_graph import FactorGraph
+from lowerbound.objectives import ELBO, Objective, Target, Weighted, gaussian_prior
 from lowerbound.pareto import smooth
 from lowerbound.precision import float64
 
@@ -60,8 +62,15 @@ def objective_value(
     size = -(-num_draws // (_BLOCKS if isinstance(objective, Weighted) else objective.num_samples))
     # Two sets at least: one has no standard error.
     size = size * _BLOCKS if isinstance(objective, Weighted) else max(size, 2) * objective.num_samples
-    x = q.sample(np.random.default_rng([seed, 0x0B]), size)
-    log_joint, log_q = kernel(x)[0], np.asarray(q.log_prob(x))
+    rng = np.random.default_rng([seed, 0x0B])
+    if kernel.model.discrete:
+        assert isinstance(q, FactoredBlock)
+        x, log_joint, log_q = _of_everything(kernel.model, q, rng, size)
+        # Its forms have one expectation, and this one asks for no entropy.
+        objective = ELBO(objective.num_samples) if isinstance(objective, ELBO) else objective
+    else:
+        x = q.sample(rng, size)
+        log_joint, log_q = kernel(x)[0], np.asarray(q.log_prob(x))
     if isinstance(objective, Weighted):
         _believe(objective, log_joint - log_q)
     with float64():
@@ -75,6 +84,18 @@ def objective_value(
         sets = np.asarray(jax.vmap(objective.value)(inner.reshape(-1, objective.num_samples)))
         added = float(objective.analytic(Target(lambda _: log_joint, prior), q))
     return Estimate(float(sets.mean()) + added, float(sets.std(ddof=1) / np.sqrt(len(sets))))
+
+
+def _of_everything(
+    model: Model, q: FactoredBlock, rng: np.random.Generator, n: int
+) -> tuple[None, np.ndarray, np.ndarray]:
+    """log p(x, z) and log q(z) at draws of all latents, where discrete ones are not summed out."""
+    values = q.values(rng.standard_normal((n, q.noise_dimension))) | q.sample_discrete(rng, n)
+    log_q = sum(np.asarray(b.log_prob(a, values)) for b, a in zip(q.blocks, q.naturals, strict=True))
+    graph, arguments = FactorGraph.of(model), list(model.arguments)
+    with float64():
+        log_p = jax.jit(jax.vmap(lambda z: sum(f.sum() for f in graph.log_probs(z, arguments))))(values)
+    return None, np.asarray(log_p), np.asarray(log_q)
 
 
 def _believe(objective: Weighted, log_weights: np.ndarray) -> None:
