@@ -48,6 +48,7 @@ OBJECTIVES: dict[str, Callable[[], objectives.Objective]] = {
     "tail_adaptive": objectives.TailAdaptive,
     "forward_kl": objectives.ForwardKL,
     "chi_upper_bound": objectives.ChiUpperBound,
+    "kernel_stein": objectives.KernelStein,
 }
 GRADIENTS: dict[str, Callable[[], gradients.Gradient]] = {
     "reparameterized": gradients.Reparameterized,

@@ -13,7 +13,7 @@ scaled by it, so that one step size suits all of them.
 
 *The step size, and when to stop*: :mod:`lowerbound.algorithms.stochastic_ascent`. Objectives that are expectations
 under the posterior look their best where q is too narrow to see it: they start as wide as the curvature at the mode
-has it.
+has it, as discrepancies over pairs of draws do.
 
 Parameters of the model itself (``numpyro.param``) move in the same steps: they are in the bound, and where they are is
 where it is largest. See :mod:`lowerbound.gradients.of_model`.
@@ -44,7 +44,7 @@ from lowerbound.families import Block, BoundProduct, Dense, Family, Flow, Partic
 from lowerbound.families.arrow import check_layout
 from lowerbound.gradients import Gradient, check_learns, default_gradient, surrogate_with_model
 from lowerbound.kernel import Kernel, compile_once
-from lowerbound.objectives import ELBO, Objective, Target, Weighted, gaussian_prior
+from lowerbound.objectives import ELBO, Discrepancy, Objective, Target, Weighted, gaussian_prior
 from lowerbound.precision import float64
 
 #: Dimensions of a dense Gaussian that can be fitted by noisy steps while the model moves.
@@ -110,6 +110,8 @@ class GradientVI(Algorithm):
             )
 
         check_learns(self.objective, model.parameters)
+        if isinstance(self.objective, Discrepancy):
+            self.objective.coordinates(model)
         if model.parameters and isinstance(family, Dense) and model.dimension > DENSE_LEARNS:
             raise IncompatibleError(
                 f"family='dense' over {model.dimension:,} dimensions has a covariance of "
@@ -156,9 +158,11 @@ class GradientVI(Algorithm):
         state.shift = end.x
         variance = end.inverse if end.inverse.ndim == 1 else np.diagonal(end.inverse)
         state.scale = np.sqrt(np.clip(variance, 1e-24, 1e24))
-        p, wide = len(end.x), isinstance(self.objective, Weighted)
-        first = state.family.build(np.zeros(p), np.full(p, 1.0 if wide else 0.25))
         model, optimizer = state.kernel.model, adam_unless(self.optimizer)
+        own = self.objective.coordinates(model) if isinstance(self.objective, Discrepancy) else None
+        state.shift, state.scale = own or (state.shift, state.scale)
+        p, wide = len(end.x), isinstance(self.objective, (Weighted, Discrepancy))
+        first = state.family.build(np.zeros(p), np.full(p, 1.0 if wide else 0.25))
         with float64():
             own = {k: jax.numpy.asarray(v, np.float64) for k, v in state.family.parameters(first).items()}
             parameters = own, [jax.numpy.asarray(model.arguments[i], np.float64) for i in model.parameter_places]
@@ -178,8 +182,12 @@ class GradientVI(Algorithm):
             state.kernel.evaluations += CHUNK * self.objective.num_samples
             return out[0], out[1], np.asarray(out[2]), out[3]
 
-        fixed = self.optimizer is not None
-        return StochasticAscent(chunk, [(parameters, opt_state)], self.max_steps, fixed=fixed, by_parameters=wide)
+        starts, fixed, moves = (
+            [(parameters, opt_state)],
+            self.optimizer is not None,
+            isinstance(self.objective, Weighted),
+        )
+        return StochasticAscent(chunk, starts, self.max_steps, fixed=fixed, by_parameters=moves)
 
     def _loss(self, state: _State, width: int) -> Any:
         """Of parameters, a key, the coordinates' shift and scale, and the kernel's arguments."""
@@ -188,6 +196,8 @@ class GradientVI(Algorithm):
         constants = len(state.kernel.arguments) - len(model.arguments)
         places = [constants + i for i in model.parameter_places]
         family, objective = state.family, self.objective
+        if isinstance(objective, Discrepancy):
+            objective = objective.placed(model, state.shift, state.scale)
 
         def loss(both: Any, key: Any, shift: Any, scale: Any, arguments: Any) -> Any:
             rescaled = None if prior is None else prior.rescaled(shift, scale)

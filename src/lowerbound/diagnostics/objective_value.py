@@ -18,11 +18,14 @@ from lowerbound.families import Block, FactoredBlock
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model
 from lowerbound.model.factor_graph import FactorGraph
-from lowerbound.objectives import ELBO, Objective, Target, Weighted, gaussian_prior
+from lowerbound.objectives import ELBO, Discrepancy, KernelStein, Objective, Target, Weighted, gaussian_prior
+from lowerbound.objectives.pairs import pair_mean
 from lowerbound.pareto import smooth
 from lowerbound.precision import float64
 
 _BLOCKS = 32
+#: Draws between all pairs of which a kernel is taken.
+_MOST_PAIRED = 4096
 #: k-hat from which means of weights cannot be believed (Vehtari et al. 2024).
 _K_HAT = 0.7
 
@@ -36,11 +39,12 @@ def objective_value(
         kernel: The compiled log density.
         q: A distribution with a density.
         objective: What to estimate.
-        num_draws: Draws of q; rounded up to whole sets of ``objective.num_samples``, two at least.
+        num_draws: Draws of q; rounded up to whole sets of ``objective.num_samples``, two at least; 4,096 at most where
+            it is a mean over pairs.
         seed: Of the draws.
 
     Returns:
-        Its value in nats and the standard error.
+        Its value in nats (of a mean over pairs: of the squared discrepancy) and the standard error.
 
     Raises:
         DataError: ``num_draws`` is no whole number above zero.
@@ -59,6 +63,8 @@ def objective_value(
             f"{objective.name} needs a latent with a Normal prior whose location and scale are numbers; "
             f"{kernel.model.name!r} has none."
         )
+    if isinstance(objective, Discrepancy):
+        return _of_pairs(kernel, q, objective, num_draws, seed)
     size = -(-num_draws // (_BLOCKS if isinstance(objective, Weighted) else objective.num_samples))
     # Two sets at least: one has no standard error.
     size = size * _BLOCKS if isinstance(objective, Weighted) else max(size, 2) * objective.num_samples
@@ -96,6 +102,18 @@ def _of_everything(
     with float64():
         log_p = jax.jit(jax.vmap(lambda z: sum(f.sum() for f in graph.log_probs(z, arguments))))(values)
     return None, np.asarray(log_p), np.asarray(log_q)
+
+
+def _of_pairs(kernel: Kernel, q: Block, objective: Discrepancy, num_draws: int, seed: int) -> Estimate:
+    """In coordinates of q's own scale, or of the draws that the objective has; of those, as they are given."""
+    n = int(np.clip(num_draws, 2, _MOST_PAIRED))
+    x = q.sample(np.random.default_rng([seed, 0x0B]), n)
+    own = objective.coordinates(kernel.model)
+    shift, scale = (np.asarray(q.mean), np.sqrt(np.asarray(q.variance()))) if own is None else own
+    placed, y = objective.placed(kernel.model, shift, scale), (x - shift) / scale
+    scores = kernel(x)[1] * scale if isinstance(placed, KernelStein) else None
+    found = pair_mean(lambda rows: placed.between(y, scores, rows), n)
+    return Estimate(found.value, found.se)
 
 
 def _believe(objective: Weighted, log_weights: np.ndarray) -> None:

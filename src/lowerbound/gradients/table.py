@@ -25,12 +25,15 @@ COMPATIBLE: dict[str, tuple[str, ...]] = {
     "tail_adaptive": ("doubly_reparameterized",),
     "forward_kl": ("self_normalized",),
     "chi_upper_bound": ("self_normalized",),
+    "kernel_stein": ("reparameterized",),
+    "mmd": ("reparameterized",),
 }
 _DROPS = "it is biased: the score that it leaves out has weights that depend on the draws, and is not zero on average"
 _CLOSED = "it has no log q whose parameters could be held fixed: the entropy is in closed form"
 _FIXED = "it is an expectation under q, and needs no weights"
 _FINITE = "it is biased for any number of draws, and for few of them moves q away from the posterior"
 _NO_VALUE = "its f changes with the draws, and only its gradient along their paths is defined"
+_PAIRS = "it is a mean over pairs of draws, which has no log weights"
 #: Why not, for every other pair.
 REFUSED: dict[tuple[str, str], str] = {
     ("importance_weighted", "sticking_the_landing"): _DROPS,
@@ -43,6 +46,7 @@ REFUSED: dict[tuple[str, str], str] = {
     },
     **{("tail_adaptive", g): _NO_VALUE for g in ("reparameterized", "sticking_the_landing", "score_function")},
     **{(o, g): _FINITE for o in ("forward_kl", "chi_upper_bound") for g in (*_ANY, "sticking_the_landing")},
+    **{(o, g): _PAIRS for o in ("kernel_stein", "mmd") for g in (*_ANY[1:], "sticking_the_landing", "self_normalized")},
 }
 
 #: The same for fits site by site (:mod:`lowerbound.gradients.sites`), where each block has a gradient of its own.
@@ -56,6 +60,8 @@ SITE_REFUSED: dict[str, str] = {
     "tail_adaptive": "its f changes with the draws, and scores of discrete latents have nothing to be multiplied by",
     "forward_kl": _WHOLE,
     "chi_upper_bound": _WHOLE,
+    "kernel_stein": "discrete latents have no score",
+    "mmd": "it is on the unconstrained space, in which discrete latents have no place",
 }
 
 
