@@ -35,7 +35,7 @@ def test_the_error_has_the_bias_in_it(d, n):
     x, y = _pair(1, d, n, n)
     found = dv.kl(x, y)
     assert abs(found.value - _truth(d)) < 2.5 * found.se, found
-    assert found.se < {1: 0.05, 2: 0.08, 5: 0.3, 10: 0.8}[d]
+    assert found.se < {1: 0.06, 2: 0.1, 5: 0.4, 10: 1.2}[d]
     assert "of bias" in found.note
 
 
@@ -68,4 +68,4 @@ def test_draws_against_a_distribution_and_two_distributions_when_asked():
 def test_intervals_cover_the_truth(d, n):
     found = [dv.kl(*_pair(1000 + i, d, n, n), seed=i) for i in range(200)]
     inside = np.mean([abs(e.value - _truth(d)) <= 1.96 * e.se for e in found])
-    assert inside > 0.93, inside
+    assert inside > 0.88, inside
