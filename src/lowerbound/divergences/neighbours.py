@@ -11,8 +11,8 @@ It is consistent for every k. Its error has two parts, and both are stated:
 the draws, over their number: an estimate of size n has the variance of one of size n/B divided by B.
 
 *Bias.* Densities are taken as constant over the balls, whose radius falls as n^(-1/d). If the bias does too, that of
-half the draws exceeds that of all by b (2^(1/d) - 1), which is measured, and 1.6 b is counted in the error: small on the
-line, most of the error from five dimensions on.
+half the draws exceeds that of all by b (2^(1/d) - 1), which is measured, and 1.6 b is counted in the error: small on
+the line, most of the error from five dimensions on.
 """
 
 from __future__ import annotations
