@@ -26,8 +26,8 @@ from numpyro.distributions import constraints
 import lowerbound as lb
 from lowerbound import families, objectives
 from lowerbound.errors import DataError, IncompatibleError, TrustWarning
-from lowerbound.fitting import as_model
 from lowerbound.gradients import Reparameterized
+from lowerbound.model.given import as_model
 from lowerbound.objectives import Target
 from lowerbound.objectives.pairs import usual_width
 from lowerbound.precision import float64
