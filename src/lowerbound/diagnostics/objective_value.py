@@ -31,12 +31,12 @@ _K_HAT = 0.7
 
 
 def objective_value(
-    kernel: Kernel, q: Block, objective: Objective, *, num_draws: int = 8192, seed: int = 0
+    kernel: Kernel | Model, q: Block, objective: Objective, *, num_draws: int = 8192, seed: int = 0
 ) -> Estimate:
     """An objective at q.
 
     Args:
-        kernel: The compiled log density.
+        kernel: The compiled log density; the model itself, where it has discrete latents that are not summed out.
         q: A distribution with a density.
         objective: What to estimate.
         num_draws: Draws of q; rounded up to whole sets of ``objective.num_samples``, two at least; 4,096 at most where
@@ -57,21 +57,27 @@ def objective_value(
     """
     if isinstance(num_draws, bool) or not isinstance(num_draws, (int, np.integer)) or num_draws < 1:
         raise DataError(f"num_draws is {num_draws!r}; needed: a whole number above zero.")
-    prior = gaussian_prior(kernel.model) if objective.needs_prior else None
+    model = kernel if isinstance(kernel, Model) else kernel.model
+    prior = gaussian_prior(model) if objective.needs_prior else None
     if objective.needs_prior and prior is None:
         raise IncompatibleError(
             f"{objective.name} needs a latent with a Normal prior whose location and scale are numbers; "
-            f"{kernel.model.name!r} has none."
+            f"{model.name!r} has none."
         )
     if isinstance(objective, Discrepancy):
+        if isinstance(kernel, Model):
+            raise IncompatibleError(
+                f"{objective.name} is on the unconstrained space, in which the discrete latents of {model.name!r} have "
+                "no place, and they cannot be summed out."
+            )
         return _of_pairs(kernel, q, objective, num_draws, seed)
     size = -(-num_draws // (_BLOCKS if isinstance(objective, Weighted) else objective.num_samples))
     # Two sets at least: one has no standard error.
     size = size * _BLOCKS if isinstance(objective, Weighted) else max(size, 2) * objective.num_samples
     rng = np.random.default_rng([seed, 0x0B])
-    if kernel.model.discrete:
+    if isinstance(kernel, Model):
         assert isinstance(q, FactoredBlock)
-        x, log_joint, log_q = _of_everything(kernel.model, q, rng, size)
+        x, log_joint, log_q = _of_everything(model, q, rng, size)
         # Its forms have one expectation, and this one asks for no entropy.
         objective = ELBO(objective.num_samples) if isinstance(objective, ELBO) else objective
     else:
