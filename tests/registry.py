@@ -234,6 +234,8 @@ OBJECTIVES: list[Callable[[int], objectives.Objective]] = [
     objectives.TailAdaptive,
     objectives.ForwardKL,
     lambda n: objectives.ChiUpperBound(2.0, n),
+    objectives.KernelStein,
+    lambda n: objectives.MMD(np.random.default_rng(0).standard_normal((20, 2)), n),
 ]
 #: Every gradient estimator.
 GRADIENTS: list[gradients.Gradient] = [

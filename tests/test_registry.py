@@ -55,7 +55,7 @@ KINDS = {
         objectives.Objective,
         {type(make(2)) for make in OBJECTIVES},
         registry.OBJECTIVES,
-        set(),
+        {objectives.MMD},  # it needs draws
     ),
     "gradients": (
         gradients,

@@ -158,12 +158,18 @@ def for_objective(objective: Any, algorithm: Any, *, model: Model, family: Any) 
     For an expectation under the posterior that is its moments, measured, in Gaussian families in which they are the
     optimum; else gradient steps.
     """
-    if algorithm is not None:
+    named = algorithm in (BlackBoxVI.name, GradientVI.name) if isinstance(algorithm, str) else False
+    if algorithm is not None and not named:
         raise IncompatibleError(
             f"both objective={objective!r} and algorithm={algorithm!r} were given. An algorithm has its own objective: "
-            "write algorithm=lb.algorithms.GradientVI(objective=...), or leave algorithm out."
+            "write algorithm=lb.algorithms.GradientVI(objective=...), name one that takes any (algorithm='gradient_vi' "
+            "or 'black_box_vi'), or leave algorithm out."
         )
     chosen = registry.resolve("objective", objective, registry.OBJECTIVES, Objective)
+    if algorithm == BlackBoxVI.name:
+        return BlackBoxVI(objective=chosen)
+    if algorithm == GradientVI.name:
+        return GradientVI(objective=chosen)
     if isinstance(chosen, Weighted) and model.dimension <= MOMENTS_LIMIT and not model.parameters:
         found = Dense() if family is None else registry.resolve("family", family, registry.FAMILIES, Family)
         found = found.bind(model) if isinstance(found, Product) else found

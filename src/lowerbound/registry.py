@@ -48,6 +48,7 @@ OBJECTIVES: dict[str, Callable[[], objectives.Objective]] = {
     "tail_adaptive": objectives.TailAdaptive,
     "forward_kl": objectives.ForwardKL,
     "chi_upper_bound": objectives.ChiUpperBound,
+    "kernel_stein": objectives.KernelStein,
 }
 GRADIENTS: dict[str, Callable[[], gradients.Gradient]] = {
     "reparameterized": gradients.Reparameterized,
@@ -56,11 +57,7 @@ GRADIENTS: dict[str, Callable[[], gradients.Gradient]] = {
     "score_function": gradients.ScoreFunction,
     "self_normalized": gradients.SelfNormalized,
 }
-SITE_GRADIENTS: dict[str, Callable[[], gradients.SiteGradient]] = {
-    "implicit": gradients.Implicit,
-    "enumeration": gradients.Enumeration,
-    "site_score_function": gradients.SiteScoreFunction,
-}
+SITE_GRADIENTS: dict[str, Callable[[], gradients.SiteGradient]] = dict(gradients.SITE_GRADIENTS)
 
 
 def resolve(kind: str, value: Any, table: dict[str, Callable[[], Any]], base: type) -> Any:

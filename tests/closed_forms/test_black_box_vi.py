@@ -113,6 +113,31 @@ def test_discrete_latents_that_share_factors_and_cannot_be_summed_out():
     assert "not checked" in str(found.verdict).lower() or found.verdict.status is not lb.VerdictStatus.TRUSTED
 
 
+def _cut_off(y):
+    rate = numpyro.sample("rate", dist.Gamma(4.0, 2.0))
+    k = numpyro.sample("k", dist.Categorical(logits=dist.Poisson(rate).log_prob(jnp.arange(12))))
+    numpyro.sample("y", dist.Normal(1.0 * k, 0.5), obs=y)
+
+
+def test_a_bound_of_several_draws_by_name_with_a_poisson_cut_off():
+    """Closer to the evidence than the ELBO is at its own best q, and below it."""
+    options = {"algorithm": "black_box_vi", "seed": 1, "num_draws": 256}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", lb.errors.TrustWarning)
+        elbo = lb.fit(_cut_off, {"y": 3.0}, **options)
+        found = lb.fit(_cut_off, {"y": 3.0}, objective=lb.objectives.ImportanceWeighted(32), **options)
+    # Given k the rate is a Gamma, and k itself a negative binomial (but for what was cut off).
+    k = np.arange(12)
+    prior = special.gammaln(4 + k) - special.gammaln(4) - special.gammaln(k + 1) + 4 * np.log(2) - (4 + k) * np.log(3)
+    log_p = prior - 0.5 * ((3.0 - k) / 0.5) ** 2 - 0.5 * np.log(2 * np.pi * 0.25)
+    p = np.exp(log_p - special.logsumexp(log_p))
+    bound = found.bound(lb.objectives.ImportanceWeighted(32), num_draws=2**16)
+    same = elbo.bound("elbo", num_draws=2**16)
+    assert abs(same.value - elbo.elbo.value) < 5 * np.hypot(same.se, elbo.elbo.se)
+    assert same.value + 3 * np.hypot(same.se, bound.se) < bound.value < special.logsumexp(log_p) + 5 * bound.se + 1e-3
+    np.testing.assert_allclose(found.probabilities("k"), p, atol=0.04)
+
+
 def _angle(x):
     a = numpyro.sample("a", dist.VonMises(0.0, 0.5))
     with numpyro.plate("rows", len(x)):

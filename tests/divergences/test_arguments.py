@@ -18,6 +18,7 @@ from lowerbound import divergences as dv
 from lowerbound.errors import DataError, IncompatibleError, UnknownNameError
 
 DATA = np.random.default_rng(0).normal(1.0, 2.0, 30)
+MANY = np.random.default_rng(3).standard_normal(200)
 NORMAL = dist.Normal(0.0, 1.0)
 X, Y = np.random.default_rng(1).normal(size=(2, 40))
 
@@ -100,7 +101,14 @@ def test_how_an_answer_reads():
 
 
 WRONG = {
-    "draws": (lambda: dv.kl(X, NORMAL), IncompatibleError, "p is an array of shape.*use mmd, energy"),
+    "draws": (lambda: dv.hellinger(X, NORMAL), IncompatibleError, "p is an array of shape.*use mmd, energy"),
+    "draws of a route": (lambda: dv.kl(X, NORMAL, method="sum"), IncompatibleError, "p is an array of shape"),
+    "draws too few": (lambda: dv.kl(X, NORMAL), DataError, "p has 40 draws; needed: 100 or more"),
+    "draws of counts": (lambda: dv.kl(np.arange(200) % 7, NORMAL), DataError, "column 0 of p's draws has 7 different"),
+    "a chain that stayed": (lambda: dv.kl(NORMAL, np.repeat(MANY, [1] * 199 + [2])), DataError, "1 of 201 draws of q"),
+    "draws of both": (lambda: dv.kl(MANY, MANY), DataError, "200 draws of p are draws of q too"),
+    "a plane": (lambda: dv.kl(np.stack([MANY, MANY], 1), np.stack([MANY, -MANY], 1)), DataError, "in a plane"),
+    "neighbours": (lambda: dv.kl(MANY, NORMAL, neighbours=0), DataError, "neighbours is 0; needed: a whole number"),
     "a batch": (lambda: dv.kl(dist.Normal(jnp.zeros(3), 1.0), NORMAL), IncompatibleError, r"to_event\(1\)"),
     "a batch of draws": (lambda: dv.energy(dist.Normal(jnp.zeros(3), 1.0), X), IncompatibleError, r"to_event\(1\)"),
     "shapes": (

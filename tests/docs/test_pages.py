@@ -234,6 +234,7 @@ def test_every_option_of_the_command_line_is_on_its_page():
         "ScoreRegression",
         "SampleAverage",
         "GradientVI",
+        "BlackBoxVI",
         "FromGaussian",
         "MomentMatching",
         "MarkovianScoreClimbing",
@@ -372,6 +373,9 @@ def test_every_name_of_a_trial_is_on_the_page_of_escalation():
 def test_the_compatibility_table_is_the_one_in_the_code():
     page = (ROOT / "docs/methods/gradient_vi.md").read_text(encoding="utf-8")
     for objective, gradients in lb.gradients.COMPATIBLE.items():
+        assert f"| `{objective}` | {', '.join(f'`{g}`' for g in gradients)} |" in page
+    page = (ROOT / "docs/methods/black_box_vi.md").read_text(encoding="utf-8")
+    for objective, gradients in lb.gradients.SITE_COMPATIBLE.items():
         assert f"| `{objective}` | {', '.join(f'`{g}`' for g in gradients)} |" in page
 
 

@@ -179,7 +179,8 @@ def test_which_priors_have_a_closed_form():
 
 
 def test_objective_and_algorithm_together_are_refused():
-    with pytest.raises(IncompatibleError, match="An algorithm has its own objective"):
-        lb.fit(correlated(), objective="renyi", algorithm="gradient_vi")
+    for algorithm in (lb.algorithms.GradientVI(), "svgd"):
+        with pytest.raises(IncompatibleError, match="An algorithm has its own objective"):
+            lb.fit(correlated(), objective="renyi", algorithm=algorithm)
     with pytest.raises(lb.errors.UnknownNameError, match="renyi"):
         lb.fit(correlated(), objective="reny")

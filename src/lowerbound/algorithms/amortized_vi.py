@@ -36,8 +36,9 @@ import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
 from lowerbound.algorithms.row_weights import RowWeights
+from lowerbound.algorithms.stochastic_steps import adam_unless, check_objective_and_gradient, check_optimizer
 from lowerbound.errors import IncompatibleError
-from lowerbound.gradients import Gradient, check_learns, check_pair, default_gradient, surrogate_with_model
+from lowerbound.gradients import Gradient, check_learns, default_gradient, surrogate_with_model
 from lowerbound.kernel import compile_once
 from lowerbound.objectives import ELBO, Objective, Target
 
@@ -98,19 +99,12 @@ class AmortizedVI(Algorithm):
     learns = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.objective, Objective):
-            raise IncompatibleError(f"objective is {self.objective!r}; needed: lb.objectives.ELBO(num_samples=...).")
-        if not isinstance(self.estimator, Gradient):
-            raise IncompatibleError(f"gradient is {self.gradient!r}; needed: lb.gradients.Reparameterized(), ...")
-        check_pair(self.objective, self.estimator)
+        check_objective_and_gradient(self.objective, self.gradient, lambda: self.estimator)
         check_learns(self.objective, ["the network's weights, which all rows share"])
         check_positive("AmortizedVI", batch_size=self._rows(_BATCH), patience=self.patience, max_steps=self.max_steps)
         if isinstance(self.held_out, bool) or not 0 <= self.held_out < 1:
             raise IncompatibleError(f"AmortizedVI(held_out={self.held_out!r}): needed: a share of the rows, 0 to 1.")
-        if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
-            raise IncompatibleError(
-                f"optimizer is {self.optimizer!r}; needed: an optax optimiser, such as optax.adam(0.001)."
-            )
+        check_optimizer(self.optimizer)
 
     @property
     def estimator(self) -> Gradient:
@@ -153,7 +147,7 @@ class AmortizedVI(Algorithm):
             np.sort(looked),
             problem.noise(rng, len(looked), max(_HELD_DRAWS, self.objective.num_samples)),
             parameters,
-            self._optimizer().init(parameters),
+            adam_unless(self.optimizer, _RATE).init(parameters),
             jax.random.key(seed),
         )
 
@@ -207,11 +201,6 @@ class AmortizedVI(Algorithm):
     def _held(self, rows: int) -> int:
         return max(1, round(rows * self.held_out)) if self.held_out else 0
 
-    def _optimizer(self) -> Any:
-        import optax
-
-        return optax.inject_hyperparams(optax.adam)(learning_rate=_RATE) if self.optimizer is None else self.optimizer
-
     def slope(self, problem: RowWeights, parameters: Any, rows: Any, keys: Any, arguments: Any, n: int) -> Any:
         """A surrogate per row for n rows, from some of them: to be differentiated.
 
@@ -243,7 +232,7 @@ class AmortizedVI(Algorithm):
         return slopes.surrogate.mean() + rest / n
 
     def _compile(self, state: _State) -> Any:
-        problem, optimizer, n = state.problem, self._optimizer(), len(state.training)
+        problem, optimizer, n = state.problem, adam_unless(self.optimizer, _RATE), len(state.training)
 
         def epoch(parameters: Any, optimizer_state: Any, index: Any, key: Any, rows: Any, arguments: Any) -> Any:
             def one(carry: Any, step: Any) -> Any:

@@ -4,7 +4,9 @@ r"""Black-box VI on the constrained space: one exponential family a site, fitted
 
 No expectation needs a closed form: what is asked of the model are the log probabilities of its factors at draws of q.
 Continuous blocks follow their draws (implicit reparameterisation); discrete ones are enumerated, or take their score
-function over the factors that they are in (:mod:`lowerbound.gradients.by_site`).
+function over the factors that they are in (:mod:`lowerbound.gradients.by_site`). Bounds of several draws
+(``ImportanceWeighted``, ``Renyi``) do not fall apart into factors, but the gradient of each discrete element still
+needs its own factors alone (:mod:`lowerbound.gradients.several_draws`).
 
 *Where to start*: where discrete latents can be summed out (or there are none), at the best end of the searches that the
 default uses: each continuous block is matched to the mode and the curvature there, and discrete ones take their
@@ -28,21 +30,26 @@ import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
 from lowerbound.algorithms.search import Search
-from lowerbound.algorithms.stochastic_ascent import CHUNK, StochasticAscent
+from lowerbound.algorithms.stochastic_ascent import StochasticAscent, stopping
+from lowerbound.algorithms.stochastic_steps import adam_unless, check_objective, check_optimizer, many_steps
 from lowerbound.errors import IncompatibleError, NotFiniteError, unknown_name
 from lowerbound.expectations.factors import support_kind
 from lowerbound.expectations.supports import between
 from lowerbound.families import FactoredBlock, Place
 from lowerbound.families.drawn import KINDS, Drawn, categorical
+from lowerbound.gradients import SITE_GRADIENTS, SiteGradient, check_site, check_site_objective
 from lowerbound.gradients.by_site import default_site_gradient, surrogate
-from lowerbound.gradients.sites import SiteGradient, check_site
+from lowerbound.gradients.several_draws import bound_surrogate
 from lowerbound.kernel import Kernel, compile_once
 from lowerbound.model.base import Model, Site
 from lowerbound.model.factor_graph import FactorGraph
+from lowerbound.objectives import ELBO, Objective
 from lowerbound.precision import float64
 
 #: Random starts where nothing else is known, and calls of the program for the ELBO of the answer.
 _STARTS, _FINAL = 4, 10
+#: Draws a step.
+_DRAWS = 8
 #: The circle, as its angle between the two ends.
 _CIRCLE = between(-np.pi, np.pi)
 #: Kinds of a site's support, with the block that it gets if none is asked for.
@@ -80,14 +87,16 @@ class _State:
 
 @dataclass(frozen=True, eq=False)
 class BlackBoxVI(Algorithm):
-    """Stochastic gradient ascent on the ELBO of a product of exponential families.
+    """Stochastic gradient ascent on a lower bound of a product of exponential families.
 
     Args:
+        objective: ``ELBO``, ``ImportanceWeighted`` or ``Renyi``, with its number of draws a step; None for the ELBO of
+            ``num_samples``.
         blocks: From names of continuous sites to kinds of blocks (``{"rate": "log_normal"}``); for the others by
             support: normal, gamma, beta, dirichlet, von_mises.
-        gradients: From names of sites to gradients; for the others ``Implicit`` (continuous), ``Enumeration`` (discrete
-            of few values), ``SiteScoreFunction`` (discrete of many).
-        num_samples: Draws a step.
+        gradients: From names of sites to gradients or their short names; for the others ``Implicit`` (continuous),
+            ``Enumeration`` (discrete of few values), ``SiteScoreFunction`` (discrete of many).
+        num_samples: Draws a step of the ELBO; None for 8. (An objective that is given has a number of its own.)
         optimizer: Any optax optimiser, of a *loss* as optax has it; None for Adam with a rate found by a race.
         max_steps: Steps before giving up.
 
@@ -95,35 +104,50 @@ class BlackBoxVI(Algorithm):
         IncompatibleError: options that are no such things.
     """
 
+    objective: Objective | None = None
     blocks: Mapping[str, str] | None = None
-    gradients: Mapping[str, SiteGradient] | None = None
-    num_samples: int = 8
+    gradients: Mapping[str, SiteGradient | str] | None = None
+    num_samples: int | None = None
     optimizer: Any = None
     max_steps: int = 50_000
     name = "black_box_vi"
 
     def __post_init__(self) -> None:
-        check_positive("BlackBoxVI", num_samples=self.num_samples, max_steps=self.max_steps)
-        if int(self.num_samples) != self.num_samples:
-            raise IncompatibleError(f"BlackBoxVI(num_samples={self.num_samples!r}): needed: a whole number.")
+        count = _DRAWS if self.num_samples is None else self.num_samples
+        check_positive("BlackBoxVI", num_samples=count, max_steps=self.max_steps)
+        if int(count) != count:
+            raise IncompatibleError(f"BlackBoxVI(num_samples={count!r}): needed: a whole number.")
+        if self.objective is not None:
+            check_objective(self.objective)
+            check_site_objective(self.objective)
+            if self.num_samples is not None:
+                raise IncompatibleError(
+                    f"BlackBoxVI(objective={self.objective!r}, num_samples={count!r}): the objective has a number of "
+                    "draws of its own. Leave num_samples out."
+                )
         for option, wanted in (("blocks", "{'rate': 'log_normal'}"), ("gradients", "{'z': SiteScoreFunction()}")):
             value = getattr(self, option)
             if value is not None and not isinstance(value, Mapping):
                 raise IncompatibleError(f"BlackBoxVI({option}={value!r}); needed: a dictionary, such as {wanted}.")
         for site, gradient in (self.gradients or {}).items():
-            if not isinstance(gradient, SiteGradient):
+            if isinstance(gradient, str) and gradient not in SITE_GRADIENTS:
+                raise unknown_name("gradient", gradient, SITE_GRADIENTS)
+            if not isinstance(gradient, (SiteGradient, str)):
                 raise IncompatibleError(
                     f"the gradient of {site!r} is {gradient!r}; needed: lb.gradients.Implicit(), Enumeration() or "
-                    "SiteScoreFunction()."
+                    "SiteScoreFunction(), or a short name of theirs."
                 )
-        if self.optimizer is not None and not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
-            raise IncompatibleError(
-                f"optimizer is {self.optimizer!r}; needed: an optax optimiser, such as optax.adam(0.01)."
-            )
+        check_optimizer(self.optimizer)
 
     def rule(self) -> str:
-        end = "after its rate was cut three times" if self.optimizer is None else "with the given optimiser"
-        return f"the ELBO of a window of 1,000 steps within two standard errors of the one before, {end}"
+        return stopping(self.optimizer, "ELBO" if isinstance(self.sought, ELBO) else "objective")
+
+    @property
+    def sought(self) -> Objective:
+        """The objective."""
+        if self.objective is not None:
+            return self.objective
+        return ELBO(_DRAWS if self.num_samples is None else int(self.num_samples))
 
     def check(self, model: Any, family: Any) -> None:
         if family is not None:
@@ -179,10 +203,10 @@ class BlackBoxVI(Algorithm):
         box: BlackBox = kernel
         parts = self.parts(box.model)
         graph = FactorGraph.of(box.model)
-        given = self.gradients or {}
+        given = {n: SITE_GRADIENTS[g]() if isinstance(g, str) else g for n, g in (self.gradients or {}).items()}
         gradients = {p.name: given.get(p.name) or default_site_gradient(graph, p) for p in parts}
         for p in parts:
-            check_site(p.name, p.kind, gradients[p.name], int(self.num_samples))
+            check_site(p.name, p.kind, gradients[p.name], self.sought.num_samples)
         search = None if box.kernel is None else Search(box.kernel, np.random.default_rng(seed))
         return _State(box, seed, parts, gradients, graph, search)
 
@@ -260,34 +284,17 @@ class BlackBoxVI(Algorithm):
         return out
 
     def _ascent(self, state: _State) -> StochasticAscent:
-        import optax
-
         model, graph = state.box.model, state.graph
-        optimizer: Any = optax.inject_hyperparams(optax.adam)(learning_rate=0.01) if self.optimizer is None else (
-            self.optimizer
-        )  # fmt: skip
-        count = int(self.num_samples)
+        optimizer = adam_unless(self.optimizer)
+        objective = self.sought
 
-        def steps(free: Any, opt_state: Any, key: Any, arguments: Any) -> Any:
-            def one(carry: Any, key: Any) -> Any:
-                free, opt_state = carry
-
-                def loss(phi: Any) -> Any:
-                    found = surrogate(graph, state.parts, state.gradients, phi, key, count, arguments)
-                    return -found.surrogate, found.elbo
-
-                (_, elbo), slope = jax.value_and_grad(loss, has_aux=True)(free)
-                leaves = jax.tree_util.tree_leaves(slope)
-                # A step that is not finite is left out; the loop stops if there are many.
-                ok = jnp.isfinite(elbo) & jnp.all(jnp.stack([jnp.isfinite(g).all() for g in leaves]))
-                slope = jax.tree_util.tree_map(lambda g: jnp.where(ok, g, 0.0), slope)
-                updates, after = optimizer.update(slope, opt_state, free)
-                moved = jax.tree_util.tree_map(lambda a, u: a + jnp.where(ok, u, 0.0), free, updates)
-                after = jax.tree_util.tree_map(lambda a, b: jnp.where(ok, a, b), after, opt_state)
-                return (moved, after), (jnp.where(ok, elbo, jnp.nan), moved)
-
-            (free, opt_state), (elbos, path) = jax.lax.scan(one, (free, opt_state), jax.random.split(key, CHUNK))
-            return free, opt_state, elbos, jax.tree_util.tree_map(lambda a: a.mean(0), path)
+        def loss(phi: Any, key: Any, arguments: Any) -> Any:
+            given = graph, state.parts, state.gradients, phi, key
+            if isinstance(objective, ELBO):
+                found = surrogate(*given, objective.num_samples, arguments)
+            else:
+                found = bound_surrogate(objective, *given, arguments)
+            return -found.surrogate, (found.value, found.elbo)
 
         with float64():
             starts = []
@@ -296,7 +303,7 @@ class BlackBoxVI(Algorithm):
                 starts.append((free, jax.tree_util.tree_map(jnp.asarray, optimizer.init(free))))
             self._check_plates(state, starts[0][0])
             arguments = [jnp.asarray(a) for a in model.arguments]
-            program, _ = compile_once(steps, *starts[0], jax.random.PRNGKey(0), arguments)
+            program, _ = compile_once(many_steps(optimizer, loss), *starts[0], jax.random.PRNGKey(0), arguments)
 
         def chunk(free: Any, opt_state: Any, number: int) -> Any:
             with float64():

@@ -17,11 +17,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from lowerbound.algorithms.stein import discrepancy
+from lowerbound.algorithms.stein import median_bandwidth
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
 from lowerbound.families import ParticleBlock
 from lowerbound.kernel import Kernel
+from lowerbound.objectives.pairs import stein_v_statistic
 
 #: Variance along a direction, over what the scores say, below which the particles have collapsed.
 COLLAPSED = 0.5
@@ -61,11 +62,12 @@ def examine(kernel: Kernel, q: ParticleBlock) -> tuple[str, ...]:
         said = f"along the worst direction the particles' variance is about {max(least, 0.0):.2f} of the posterior's"
         out.append(said + ": they have collapsed" if least < COLLAPSED else said)
     root = q.gaussian.scale_tril
-    squared, independent = discrepancy(q.gaussian.whiten(q.points), scores @ root)
+    white = q.gaussian.whiten(q.points)
+    squared, independent = stein_v_statistic(white, scores @ root, median_bandwidth(white))
     ratio = squared / independent
     said = f"kernel Stein discrepancy, squared: {ratio:.2g} times that of {n} independent draws"
     out.append(said + ", which the posterior's particles do not have" if ratio > APART else said)
-    nearest = _nearest(q.gaussian.whiten(q.points))
+    nearest = _nearest(white)
     if (twins := int((nearest < 1e-3).sum())) > 1:
         out.append(f"{twins} particles lie on others: they count as fewer")
     return tuple(out)

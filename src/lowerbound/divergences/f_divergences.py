@@ -12,6 +12,7 @@ from math import exp, expm1, inf, isfinite, isnan, log
 from typing import Any
 
 import numpy as np
+from numpyro.distributions import Distribution
 
 from lowerbound.divergences import closed, generators
 from lowerbound.divergences.elements import elements
@@ -19,22 +20,27 @@ from lowerbound.divergences.estimate import Estimate, finished
 from lowerbound.divergences.generators import Generator, Power
 from lowerbound.divergences.laws import Law, check_counts, laws
 from lowerbound.divergences.monte_carlo import sampled
+from lowerbound.divergences.neighbours import neighbours_kl
 from lowerbound.divergences.quadrature import quadrature
 from lowerbound.divergences.sums import Integral, summed
 from lowerbound.divergences.supports import discrete, scalar
 from lowerbound.errors import IncompatibleError, unknown_name
+from lowerbound.posterior import Posterior
 
 METHODS = ("auto", "closed", "sum", "quadrature", "monte_carlo")
 
 
-def kl(p: Any, q: Any, *, method: str = "auto", num_draws: int = 20_000, seed: int = 0) -> Estimate:
+def kl(
+    p: Any, q: Any, *, method: str = "auto", neighbours: int = 5, num_draws: int = 20_000, seed: int = 0
+) -> Estimate:
     r"""KL(p ‖ q) = E_p[log p - log q], in nats (Kullback & Leibler 1951).
 
     Args:
-        p: NumPyro distribution, or posterior (its q).
-        q: The same.
+        p: NumPyro distribution, posterior (its q), or draws: an array ``[n, ...]``, or a mapping of them by site.
+        q: The same. Where one is draws, draws of both are compared, by their nearest neighbours.
         method: ``"auto"``, or the route that must be taken: ``"closed"``, ``"sum"``, ``"quadrature"``,
-            ``"monte_carlo"``.
+            ``"monte_carlo"``, ``"neighbours"``.
+        neighbours: k, of that last one: more have less variance and more bias.
         num_draws: Of both together, where they are needed.
         seed: Of those.
 
@@ -42,8 +48,9 @@ def kl(p: Any, q: Any, *, method: str = "auto", num_draws: int = 20_000, seed: i
         Infinite, with the reason, where p has mass and q has none.
 
     Raises:
-        IncompatibleError: an argument has no density (draws, a point mass), they live on different spaces, or the
-            route that was asked for is closed.
+        IncompatibleError: an argument has no density (a point mass), they live on different spaces, or the route that
+            was asked for is closed.
+        DataError: draws that are too few, or repeated.
 
     Cost: a closed form none; quadrature some thousands of densities; else ``num_draws`` of each density.
 
@@ -52,6 +59,9 @@ def kl(p: Any, q: Any, *, method: str = "auto", num_draws: int = 20_000, seed: i
         >>> kl(dist.Normal(0, 1), dist.Normal(1, 1))
         0.5 (exact: closed form of two Gaussians)
     """
+    given = any(not isinstance(a, (Distribution, Posterior)) for a in (p, q))
+    if method == "neighbours" or (method == "auto" and given):
+        return neighbours_kl(p, q, neighbours=neighbours, num_draws=num_draws, seed=seed)
     pair = laws(p, q, what="kl")
     return _measure(pair, generators.KL, method, num_draws, seed, closed_form=closed.kl, additive=True)
 

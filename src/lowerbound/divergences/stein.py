@@ -16,11 +16,11 @@ from lowerbound.divergences.laws import Given, described
 from lowerbound.divergences.two_sample import check_permutations
 from lowerbound.errors import DataError, IncompatibleError, unknown_name
 from lowerbound.kernel import Kernel
+from lowerbound.objectives.pairs import pair_mean, stein_kernel
 from lowerbound.posterior import Posterior
 from lowerbound.precision import float64
 
 STATISTICS = ("u", "v")
-_ROWS = 1024
 _MOST_BOOTSTRAPPED = 6000
 
 
@@ -74,44 +74,20 @@ def stein(
         )
     width = median_distance(x, x[:0]) if bandwidth is None else widths(bandwidth)[0]
     n = len(x)
-    rows, diagonal, square = np.empty(n), np.empty(n), 0.0
-    for i in range(0, n, _ROWS):
-        block = _matrix(x[i : i + _ROWS], scores[i : i + _ROWS], x, scores, width)
-        own = (np.arange(len(block)), i + np.arange(len(block)))
-        diagonal[i : i + _ROWS] = block[own]
-        block[own] = 0.0
-        rows[i : i + _ROWS] = block.sum(1)
-        square += float((block * block).sum())
-    means = rows / (n - 1)
-    value = float(means.mean())
-    # As in two_sample: var(means) has the second-order part twice.
-    rest = max(square / (n * (n - 1)) - 2 * float((means**2).mean()) + value**2, 0.0)
-    se = float(np.sqrt(max(4 * means.var(ddof=1) / n - 2 * rest / n**2, 2 * rest / n**2)))
-    if statistic == "v":
-        value = float((rows.sum() + diagonal.sum()) / n**2)
+    found = pair_mean(lambda rows: stein_kernel(x[rows], scores[rows], x, scores, width), n)
+    value = found.value if statistic == "u" else ((n - 1) * found.value + found.diagonal) / n
     test = None
     if bootstraps:
         if n > _MOST_BOOTSTRAPPED:
             raise DataError(
                 f"the wild bootstrap holds the matrix of all {n} draws; needed: {_MOST_BOOTSTRAPPED} or fewer. Thin q."
             )
-        matrix = _matrix(x, scores, x, scores, width)
+        matrix = stein_kernel(x, scores, x, scores, width)
         np.fill_diagonal(matrix, 0.0)
         signs = np.random.default_rng([seed, 0x57]).choice([-1.0, 1.0], (bootstraps, n))
-        found = ((signs @ matrix) * signs).sum(1)
-        test = float((1 + (found >= matrix.sum()).sum()) / (bootstraps + 1))
-    return Estimate(value, se, note=joined(f"bandwidth {width:.4g}", note), p_value=test)
-
-
-def _matrix(x: np.ndarray, s: np.ndarray, y: np.ndarray, t: np.ndarray, width: float) -> np.ndarray:
-    """u ``[n, m]``. With g = 1 + r²/h²: ∇_y k = (x - y) g^-3/2 / h², ∇_x·∇_y k = d g^-3/2 / h² - 3 r² g^-5/2 / h⁴."""
-    d = x.shape[1]
-    square = np.maximum((x * x).sum(1)[:, None] + (y * y).sum(1) - 2 * x @ y.T, 0.0)
-    g = 1 + square / width**2
-    slope = g**-1.5 / width**2
-    # s(x)·(x - y) - t(y)·(x - y)
-    across = (s * x).sum(1)[:, None] - s @ y.T - x @ t.T + (t * y).sum(1)
-    return s @ t.T * g**-0.5 + across * slope + d * slope - 3 * square * g**-2.5 / width**4
+        sums = ((signs @ matrix) * signs).sum(1)
+        test = float((1 + (sums >= matrix.sum()).sum()) / (bootstraps + 1))
+    return Estimate(value, found.se, note=joined(f"bandwidth {width:.4g}", note), p_value=test)
 
 
 def _scored(p: Any, q: Any, num_draws: int, seed: int) -> tuple[np.ndarray, np.ndarray, str]:

@@ -29,6 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from numpyro.distributions.util import von_mises_centered
 from scipy import special
 
@@ -62,6 +63,7 @@ class Drawn:
             values. ``log_g`` are logarithms of gamma draws, where it asks for them.
         matched: ``matched(u, variance)`` are the free parameters nearest to a normal of the unconstrained coordinates,
             on the host; None for a discrete site.
+        law: ``law(free)`` is the distribution as NumPyro has it; None for a discrete site.
         gammas: ``gammas(free)`` are the shapes a of the Gamma(a, 1) draws that it asks for; None for none.
     """
 
@@ -72,6 +74,7 @@ class Drawn:
     natural: Callable[[Free], dict[Any, Any]]
     draw: Callable[[Free, Any, int, Any], Any]
     matched: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]] | None
+    law: Callable[[Free], dist.Distribution] | None = None
     gammas: Callable[[Free], Any] | None = None
 
     @property
@@ -81,6 +84,11 @@ class Drawn:
     def entropy(self, free: Free) -> Any:
         """H(q) in nats, all elements together."""
         return self.block.entropy(self.natural(free))
+
+    def log_prob(self, free: Free, draws: Any) -> Any:
+        """log q of continuous draws ``[n, *shape]``: ``[n]``, to be differentiated by JAX."""
+        assert self.law is not None
+        return jnp.asarray(self.law(free).log_prob(draws)).reshape(len(draws), -1).sum(1)
 
 
 def normal(name: str, shape: Sequence[int]) -> Drawn:
@@ -96,7 +104,10 @@ def normal(name: str, shape: Sequence[int]) -> Drawn:
     def draw(free: Free, key: Any, n: int, log_g: Any) -> Any:
         return free["location"] + jnp.exp(free["log_scale"]) * jax.random.normal(key, (n, *shape))
 
-    return Drawn(name, "normal", tuple(shape), block, natural, draw, _as_normal)
+    def law(free: Free) -> dist.Distribution:
+        return dist.Normal(free["location"], jnp.exp(free["log_scale"]), validate_args=False)
+
+    return Drawn(name, "normal", tuple(shape), block, natural, draw, _as_normal, law)
 
 
 def log_normal(name: str, shape: Sequence[int]) -> Drawn:
@@ -109,7 +120,10 @@ def log_normal(name: str, shape: Sequence[int]) -> Drawn:
     def draw(free: Free, key: Any, n: int, log_g: Any) -> Any:
         return jnp.exp(free["location"] + jnp.exp(free["log_scale"]) * jax.random.normal(key, (n, *shape)))
 
-    return Drawn(name, "log_normal", tuple(shape), block, natural, draw, _as_normal)
+    def law(free: Free) -> dist.Distribution:
+        return dist.LogNormal(free["location"], jnp.exp(free["log_scale"]), validate_args=False)
+
+    return Drawn(name, "log_normal", tuple(shape), block, natural, draw, _as_normal, law)
 
 
 def _as_normal(u: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray]:
@@ -135,7 +149,11 @@ def gamma(name: str, shape: Sequence[int], power: int = 1) -> Drawn:
         return {"log_mean": u + power * (np.log(a) - special.digamma(a)), "log_shape": np.log(a)}
 
     kind = "gamma" if power == 1 else "inverse_gamma"
-    return Drawn(name, kind, tuple(shape), block, natural, draw, matched, lambda free: parameters(free)[0])
+
+    def law(free: Free) -> dist.Distribution:
+        return (dist.Gamma if power == 1 else dist.InverseGamma)(*parameters(free), validate_args=False)
+
+    return Drawn(name, kind, tuple(shape), block, natural, draw, matched, law, lambda free: parameters(free)[0])
 
 
 def inverse_gamma(name: str, shape: Sequence[int]) -> Drawn:
@@ -160,7 +178,10 @@ def beta(name: str, shape: Sequence[int]) -> Drawn:
     def gammas(free: Free) -> Any:
         return jnp.exp(jnp.stack([free["log_a"], free["log_b"]]))
 
-    return Drawn(name, "beta", tuple(shape), block, natural, draw, matched, gammas)
+    def law(free: Free) -> dist.Distribution:
+        return dist.Beta(jnp.exp(free["log_a"]), jnp.exp(free["log_b"]), validate_args=False)
+
+    return Drawn(name, "beta", tuple(shape), block, natural, draw, matched, law, gammas)
 
 
 def dirichlet(name: str, shape: Sequence[int]) -> Drawn:
@@ -185,7 +206,10 @@ def dirichlet(name: str, shape: Sequence[int]) -> Drawn:
     def gammas(free: Free) -> Any:
         return jnp.exp(free["log_concentration"])
 
-    return Drawn(name, "dirichlet", tuple(shape), block, natural, draw, matched, gammas)
+    def law(free: Free) -> dist.Distribution:
+        return dist.Dirichlet(gammas(free), validate_args=False)
+
+    return Drawn(name, "dirichlet", tuple(shape), block, natural, draw, matched, law, gammas)
 
 
 def von_mises(name: str, shape: Sequence[int]) -> Drawn:
@@ -205,7 +229,10 @@ def von_mises(name: str, shape: Sequence[int]) -> Drawn:
         kappa = 1 / np.clip(variance * slope**2, 1e-12, 10.0)
         return {"direction": 2 * math.pi * s - math.pi, "log_concentration": np.log(kappa)}
 
-    return Drawn(name, "von_mises", tuple(shape), block, natural, draw, matched)
+    def law(free: Free) -> dist.Distribution:
+        return dist.VonMises(free["direction"], jnp.exp(free["log_concentration"]), validate_args=False)
+
+    return Drawn(name, "von_mises", tuple(shape), block, natural, draw, matched, law)
 
 
 def categorical(name: str, shape: Sequence[int], values: np.ndarray) -> Drawn:

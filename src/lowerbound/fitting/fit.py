@@ -112,7 +112,7 @@ def _way(model: Model, family: Any, algorithm: Any, objective: Any, init: Any, s
         _no_init(init, chosen)
         return fit_amortized(model, family, chosen, session)
     free = family is None and algorithm is None and objective is None
-    asked = family is not None or objective is not None
+    asked = family is not None or (objective is not None and not _derived(algorithm))
     if model.discrete and (asked or (algorithm is not None and not _derived(algorithm))):
         model = summed_out(model)
     chosen_family, chosen = choose(model, family, algorithm, objective=objective)

@@ -11,12 +11,26 @@ from lowerbound.gradients.self_normalized import SelfNormalized
 from lowerbound.gradients.site_score_function import SiteScoreFunction
 from lowerbound.gradients.sites import SITES, SiteGradient, check_site
 from lowerbound.gradients.sticking_the_landing import StickingTheLanding
-from lowerbound.gradients.table import COMPATIBLE, REFUSED, check_pair, default_gradient
+from lowerbound.gradients.table import (
+    COMPATIBLE,
+    REFUSED,
+    SITE_COMPATIBLE,
+    SITE_REFUSED,
+    check_pair,
+    check_site_objective,
+    default_gradient,
+)
+
+#: By short name, those of one site.
+SITE_GRADIENTS: dict[str, type[SiteGradient]] = {g.name: g for g in (Implicit, Enumeration, SiteScoreFunction)}
 
 __all__ = [
     "COMPATIBLE",
     "REFUSED",
     "SITES",
+    "SITE_COMPATIBLE",
+    "SITE_GRADIENTS",
+    "SITE_REFUSED",
     "DoublyReparameterized",
     "Enumeration",
     "Gradient",
@@ -31,6 +45,7 @@ __all__ = [
     "check_learns",
     "check_pair",
     "check_site",
+    "check_site_objective",
     "default_gradient",
     "surrogate_with_model",
 ]

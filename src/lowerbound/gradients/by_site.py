@@ -54,10 +54,7 @@ def surrogate(
         arguments: Arrays of the data.
     """
     s = num_samples
-    first, second = jax.random.split(key)
-    draws = Implicit.draws([p for p in parts if not p.discrete], parameters, first, s)
-    labels = held(draw_all([p for p in parts if p.discrete], parameters, second, s))
-    draws |= {p.name: _values(p)[labels[p.name]] for p in parts if p.discrete}
+    draws, labels = draw_sites(parts, parameters, key, s)
     factors = jax.vmap(lambda z: graph.log_probs(z, arguments))(draws)
 
     listed = [p for p in parts if isinstance(gradients[p.name], Enumeration)]
@@ -69,14 +66,14 @@ def surrogate(
     extra = jnp.zeros(())
     for p in listed:
         probabilities = jax.nn.softmax(parameters[p.name]["logits"], axis=-1)
-        masks, at = _each_value(graph, p, draws, arguments)
+        masks, at = each_value(graph, p, draws, arguments)
         for i in (i for i, n in lead.items() if n == p.name):
             factors[i] = sum(
-                graph.spread(p.name, i, probabilities[..., k]) * at[0][k][i] for k in range(len(_values(p)))
+                graph.spread(p.name, i, probabilities[..., k]) * at[0][k][i] for k in range(len(values_of(p)))
             )
         rest = [i for i in graph.touching(p.name) if lead.get(i) != p.name]
         if rest:
-            blankets = [_blanket(graph, p.name, rest, masks, [g[k] for g in at]) for k in range(len(_values(p)))]
+            blankets = [blanket_of(graph, p.name, rest, masks, [g[k] for g in at]) for k in range(len(values_of(p)))]
             how = gradients[p.name]
             assert isinstance(how, Enumeration)
             extra = extra + how.surrogate(probabilities, jnp.stack(blankets, axis=-1))
@@ -85,17 +82,26 @@ def surrogate(
     for p in parts:
         how = gradients[p.name]
         if isinstance(how, SiteScoreFunction):
-            f = _blanket(graph, p.name, graph.touching(p.name), [np.ones(p.shape, bool)], [dict(enumerate(factors))])
-            log_q = jax.nn.log_softmax(parameters[p.name]["logits"], axis=-1)
-            log_q = jnp.broadcast_to(log_q, (s, *log_q.shape))
-            log_q = jnp.take_along_axis(log_q, labels[p.name][..., None], axis=-1)[..., 0]
+            f = blanket_of(graph, p.name, graph.touching(p.name), [np.ones(p.shape, bool)], [dict(enumerate(factors))])
+            log_q = at_labels(jax.nn.log_softmax(parameters[p.name]["logits"], axis=-1), labels[p.name])
             term = how.surrogate(log_q, f, per_draw)
             extra = extra + term - held(term)
     value = per_draw.mean() + sum(p.entropy(parameters[p.name]) for p in parts)
     return Slope(value + extra, held(value), held(value))
 
 
-def _blanket(
+def draw_sites(
+    parts: Sequence[Drawn], parameters: Mapping[str, Free], key: Any, n: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Draws of every site ``[n, *shape]``, the continuous ones with their derivatives; of discrete ones also the places
+    of the draws among their values."""
+    first, second = jax.random.split(key)
+    draws = Implicit.draws([p for p in parts if not p.discrete], parameters, first, n)
+    labels = held(draw_all([p for p in parts if p.discrete], parameters, second, n))
+    return draws | {p.name: values_of(p)[labels[p.name]] for p in parts if p.discrete}, labels
+
+
+def blanket_of(
     graph: FactorGraph, name: str, places: Sequence[int], masks: Sequence[Any], at: Sequence[Mapping[int, Any]]
 ) -> Any:
     """What of log p changes with each element of a latent ``[s, *shape]``, from those of ``places`` among the factors,
@@ -104,11 +110,17 @@ def _blanket(
     return sum(jnp.where(m, each({i: f[i] for i in places}), 0.0) for m, f in zip(masks, at, strict=True))
 
 
-def _values(part: Drawn) -> Any:
+def at_labels(each: Any, labels: Any) -> Any:
+    """Of numbers for every value ``[*shape, k]`` (or ``[s, *shape, k]``) those at the draws ``[s, *shape]``."""
+    each = jnp.broadcast_to(each, (*labels.shape, each.shape[-1]))
+    return jnp.take_along_axis(each, labels[..., None], axis=-1)[..., 0]
+
+
+def values_of(part: Drawn) -> Any:
     return jnp.asarray(part.block.values)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _each_value(
+def each_value(
     graph: FactorGraph, part: Drawn, draws: Mapping[str, Any], arguments: Sequence[Any]
 ) -> tuple[list[Any], list[list[dict[int, Any]]]]:
     """Factors at every value of a discrete latent.
@@ -138,9 +150,9 @@ def _each_value(
         return jax.vmap(some)(there)
 
     stacked = jnp.asarray(np.stack(masks))
-    found = jax.vmap(lambda m: jax.vmap(lambda v: evaluate(v, m))(_values(part)))(stacked)
+    found = jax.vmap(lambda m: jax.vmap(lambda v: evaluate(v, m))(values_of(part)))(stacked)
     at = [
-        [{i: a[g, k] for i, a in zip(touching, found, strict=True)} for k in range(len(_values(part)))]
+        [{i: a[g, k] for i, a in zip(touching, found, strict=True)} for k in range(len(values_of(part)))]
         for g in range(len(masks))
     ]
     return masks, at

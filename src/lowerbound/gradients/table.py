@@ -25,12 +25,15 @@ COMPATIBLE: dict[str, tuple[str, ...]] = {
     "tail_adaptive": ("doubly_reparameterized",),
     "forward_kl": ("self_normalized",),
     "chi_upper_bound": ("self_normalized",),
+    "kernel_stein": ("reparameterized",),
+    "mmd": ("reparameterized",),
 }
 _DROPS = "it is biased: the score that it leaves out has weights that depend on the draws, and is not zero on average"
 _CLOSED = "it has no log q whose parameters could be held fixed: the entropy is in closed form"
 _FIXED = "it is an expectation under q, and needs no weights"
 _FINITE = "it is biased for any number of draws, and for few of them moves q away from the posterior"
 _NO_VALUE = "its f changes with the draws, and only its gradient along their paths is defined"
+_PAIRS = "it is a mean over pairs of draws, which has no log weights"
 #: Why not, for every other pair.
 REFUSED: dict[tuple[str, str], str] = {
     ("importance_weighted", "sticking_the_landing"): _DROPS,
@@ -43,7 +46,37 @@ REFUSED: dict[tuple[str, str], str] = {
     },
     **{("tail_adaptive", g): _NO_VALUE for g in ("reparameterized", "sticking_the_landing", "score_function")},
     **{(o, g): _FINITE for o in ("forward_kl", "chi_upper_bound") for g in (*_ANY, "sticking_the_landing")},
+    **{(o, g): _PAIRS for o in ("kernel_stein", "mmd") for g in (*_ANY[1:], "sticking_the_landing", "self_normalized")},
 }
+
+#: The same for fits site by site (:mod:`lowerbound.gradients.sites`), where each block has a gradient of its own.
+_SITES = ("implicit", "enumeration", "site_score_function")
+SITE_COMPATIBLE: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("elbo", "elbo_entropy", "importance_weighted", "renyi"), _SITES
+)
+_WHOLE = "its weights are those of whole draws under the posterior, and no site has a gradient of its own in it"
+SITE_REFUSED: dict[str, str] = {
+    "elbo_prior": "entropies are in closed form there, and no prior is taken apart",
+    "tail_adaptive": "its f changes with the draws, and scores of discrete latents have nothing to be multiplied by",
+    "forward_kl": _WHOLE,
+    "chi_upper_bound": _WHOLE,
+    "kernel_stein": "discrete latents have no score",
+    "mmd": "it is on the unconstrained space, in which discrete latents have no place",
+}
+
+
+def check_site_objective(objective: Objective) -> None:
+    """Raise unless an objective has gradients site by site.
+
+    Raises:
+        IncompatibleError: says why not, and what to use.
+    """
+    if objective.name not in SITE_COMPATIBLE:
+        why = SITE_REFUSED.get(objective.name, "no gradient of a site is known to be right for it")
+        raise IncompatibleError(
+            f"{objective.name} is no objective of black_box_vi: {why}. Use {', '.join(SITE_COMPATIBLE)}; or "
+            "algorithm='gradient_vi', for q on the unconstrained space with discrete latents summed out."
+        )
 
 
 def default_gradient(objective: Objective) -> Gradient:

@@ -4,8 +4,9 @@ An objective is a function of ``num_samples`` draws z_i of q. Most are functions
 
     l_i = log p(x, z_i) - log q(z_i)
 
-alone: their mean is the ELBO, the log of the mean of their exponentials the importance-weighted bound, and so on. The
-value of one set of draws is random; what is optimised is its expectation. In nats; ``sense`` tells which way is better.
+alone: their mean is the ELBO, the log of the mean of their exponentials the importance-weighted bound, and so on; in
+nats. Others are means over pairs of draws (:mod:`lowerbound.objectives.discrepancy`). The value of one set of draws is
+random; what is optimised is its expectation. ``sense`` tells which way is better.
 """
 
 from __future__ import annotations

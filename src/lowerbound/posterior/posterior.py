@@ -250,7 +250,10 @@ class Posterior:
             raise IncompatibleError("a point mass has no log q, and no bound.")
         if not self.q.has_density:
             raise IncompatibleError("particles have no log q, and no bound.")
-        return objective_value(Kernel(self._sites.model), self.q, wanted, num_draws=num_draws, seed=seed)
+        model = self._sites.model
+        return objective_value(
+            model if model.discrete else Kernel(model), self.q, wanted, num_draws=num_draws, seed=seed
+        )
 
     def update(
         self,

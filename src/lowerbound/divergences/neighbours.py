@@ -1,0 +1,107 @@
+r"""KL(p ‖ q) from draws of both alone, by distances to nearest neighbours (Wang, Kulkarni & Verdú 2009).
+
+With ρ_k(i) the distance of draw x_i of p to its k-th nearest among the others, and ν_k(i) to the k-th nearest draw of
+q, k/(n ρ^d) and k/(m ν^d) are p and q there but for a common constant, so that
+
+    KL(p ‖ q)  ≈  d/n Σ_i log(ν_k(i) / ρ_k(i)) + log(m / (n - 1)).
+
+It is consistent for every k. Its error has two parts, and both are stated:
+
+*Variance.* Terms share neighbours, so that theirs is not the variance. It is that of estimates from disjoint parts of
+the draws, over their number: an estimate of size n has the variance of one of size n/B divided by B.
+
+*Bias.* Densities are taken as constant over the balls, whose radius falls as n^(-1/d). If the bias does too, that of
+half the draws exceeds that of all by b (2^(1/d) - 1), which is measured, and 1.6 b is counted in the error: small on
+the line, most of the error from five dimensions on.
+"""
+
+from __future__ import annotations
+
+from math import hypot
+from typing import Any
+
+import numpy as np
+
+from lowerbound.divergences.draws import draws, joined
+from lowerbound.divergences.estimate import Estimate, finished
+from lowerbound.errors import DataError
+
+#: Draws of each, at least; parts of them, at most, and how often they are dealt.
+_LEAST, _PARTS, _DEALS = 100, 20, 3
+#: Halvings, whose chance the bias has many times over in many dimensions.
+_HALVINGS = 8
+#: The bias is known from its own noisy estimate: counted once, intervals of 95% held 90% in five dimensions and 83% in
+#: ten; so counted, 93% and 91%.
+_DOUBT = 1.6
+_MOST_NEIGHBOURS = 50
+
+
+def neighbours_kl(p: Any, q: Any, *, neighbours: int, num_draws: int, seed: int) -> Estimate:
+    """KL(p ‖ q) in nats; arguments as of :func:`~lowerbound.divergences.kl`.
+
+    Distances are taken where p's draws have the identity for covariance: KL does not change.
+
+    Raises:
+        DataError: too few draws; draws that are repeated, as of discrete variables or of a chain that stayed where it
+            was; draws of p in a plane.
+
+    Cost: searches of k-d trees, a dozen times for all draws together: O(n log n) in few dimensions.
+    """
+    k = neighbours
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= _MOST_NEIGHBOURS:
+        raise DataError(f"neighbours is {k!r}; needed: a whole number from 1 to {_MOST_NEIGHBOURS}.")
+    x, y, note = draws(p, q, num_draws=max(num_draws // 2, _LEAST), seed=seed, least=max(_LEAST, 10 * (k + 5)))
+    for side, z in (("p", x), ("q", y)):
+        repeated = len(z) - len(np.unique(z, axis=0))
+        different = [len(np.unique(column)) for column in z.T]
+        if min(different) < len(z) / 2:
+            worst = int(np.argmin(different))
+            raise DataError(
+                f"column {worst} of {side}'s draws has {different[worst]} different values in {len(z)} draws: a "
+                "discrete variable has no density. Needed: continuous variables; compare discrete ones as Categorical "
+                "distributions."
+            )
+        if repeated:
+            raise DataError(
+                f"{repeated} of {len(z)} draws of {side} are repeated, and the distance to them is 0, as of a chain "
+                "that stayed where it was. Needed: draws that are all different. Thin the chain."
+            )
+    shared = len(x) + len(y) - len(np.unique(np.concatenate([x, y]), axis=0))
+    if shared:
+        raise DataError(
+            f"{shared} draws of p are draws of q too, and the distance to them is 0. Needed: draws that were made "
+            "independently."
+        )
+    spread = np.atleast_2d(np.cov(x.T))
+    try:
+        root = np.linalg.cholesky(spread)
+    except np.linalg.LinAlgError:
+        raise DataError(
+            "draws of p lie in a plane (their covariance is singular), where p has no density. Leave out what is a "
+            "function of the rest."
+        ) from None
+    x, y = (np.linalg.solve(root, (z - x.mean(0)).T).T for z in (x, y))
+    value = _estimate(x, y, k)
+    rng = np.random.default_rng([seed, 0x4E])
+    parts = min(_PARTS, min(len(x), len(y)) // (k + 5))
+    variance = np.mean([np.var(_of_parts(x, y, k, parts, rng), ddof=1) / parts for _ in range(_DEALS)])
+    halves = np.mean([_of_parts(x, y, k, 2, rng) for _ in range(_HALVINGS)])
+    bias = float(halves - value) / (2 ** (1 / x.shape[1]) - 1)
+    chance = float(np.sqrt(variance))
+    about = f"{k} nearest neighbours; standard error {chance:.2g} by chance, and about {abs(bias):.2g} of bias"
+    return finished(value, hypot(chance, _DOUBT * bias), note=joined(about, note), low=0.0)
+
+
+def _estimate(x: np.ndarray, y: np.ndarray, k: int) -> float:
+    from scipy.spatial import KDTree
+
+    n, d = x.shape
+    own = np.asarray(KDTree(x).query(x, k=k + 1)[0])[:, -1]
+    other = np.asarray(KDTree(y).query(x, k=k)[0]).reshape(n, -1)[:, -1]
+    return float(d * np.log(other / own).mean() + np.log(len(y) / (n - 1)))
+
+
+def _of_parts(x: np.ndarray, y: np.ndarray, k: int, parts: int, rng: np.random.Generator) -> list[float]:
+    """Estimates from disjoint random parts."""
+    a, b = (np.array_split(rng.permutation(len(z)), parts) for z in (x, y))
+    return [_estimate(x[i], y[j], k) for i, j in zip(a, b, strict=True)]

@@ -1,0 +1,71 @@
+"""KL from draws alone, by nearest neighbours: by brute force, what changes nothing, and whether its error is honest."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+from lowerbound import divergences as dv
+
+
+def _pair(seed: int, d: int, n: int, m: int, shift: float = 0.5, scale: float = 1.3) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, d)), shift + scale * rng.standard_normal((m, d))
+
+
+def _truth(d: int, shift: float = 0.5, scale: float = 1.3) -> float:
+    return 0.5 * d * ((1 + shift**2) / scale**2 - 1 + 2 * np.log(scale))
+
+
+def test_the_estimate_is_that_of_its_formula():
+    x, y = _pair(0, 2, 150, 130)
+    white = np.linalg.cholesky(np.linalg.inv(np.cov(x.T)))
+    own = np.sort(np.linalg.norm((x[:, None] - x) @ white, axis=-1), axis=1)[:, 3]  # of itself at 0
+    other = np.sort(np.linalg.norm((x[:, None] - y) @ white, axis=-1), axis=1)[:, 2]
+    expected = 2 * np.log(other / own).mean() + np.log(130 / 149)
+    assert expected > 0.1
+    assert float(dv.kl(x, y, neighbours=3)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("d", "n"), [(1, 2000), (2, 2000), (5, 2000), (10, 2000)])
+def test_the_error_has_the_bias_in_it(d, n):
+    """Within two and a half of its errors, which are as small as dimensions allow."""
+    x, y = _pair(1, d, n, n)
+    found = dv.kl(x, y)
+    assert abs(found.value - _truth(d)) < 2.5 * found.se, found
+    assert found.se < {1: 0.06, 2: 0.1, 5: 0.4, 10: 1.2}[d]
+    assert "of bias" in found.note
+
+
+def test_units_rotations_and_maps_change_nothing():
+    x, y = _pair(2, 3, 300, 400)
+    found = dv.kl(x, y, seed=3)
+    matrix = np.array([[5.0, 1.0, 0.0], [0.0, 1e-3, 2.0], [0.3, 0.0, 100.0]])
+    again = dv.kl(x @ matrix + 7, y @ matrix + 7, seed=3)
+    np.testing.assert_allclose([again.value, again.se], [found.value, found.se], rtol=1e-6)
+    by_site = dv.kl({"a": x[:, 0], "b": x[:, 1:]}, {"b": y[:, 1:], "a": y[:, 0]}, seed=3)
+    assert by_site.value == pytest.approx(found.value, rel=1e-9)
+
+
+def test_no_difference_is_zero_within_the_error_and_never_below():
+    x, y = _pair(4, 2, 500, 500, 0.0, 1.0)
+    found = dv.kl(x, y)
+    assert 0 <= found.value < 2.5 * found.se
+    assert dv.kl(x, y).value == found.value  # the same seed, the same bits
+
+
+def test_draws_against_a_distribution_and_two_distributions_when_asked():
+    x, _ = _pair(5, 2, 2000, 1)
+    p, q = dist.Normal(jnp.zeros(2), 1.0).to_event(1), dist.Normal(0.5 * jnp.ones(2), 1.3).to_event(1)
+    for found in (dv.kl(x, q, num_draws=4000), dv.kl(p, q, method="neighbours", num_draws=4000)):
+        assert abs(found.value - _truth(2)) < 2.5 * found.se and not found.exact
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("d", "n"), [(1, 400), (2, 600), (5, 600), (10, 1000)])
+def test_intervals_cover_the_truth(d, n):
+    found = [dv.kl(*_pair(1000 + i, d, n, n), seed=i) for i in range(200)]
+    inside = np.mean([abs(e.value - _truth(d)) <= 1.96 * e.se for e in found])
+    assert inside > 0.88, inside
