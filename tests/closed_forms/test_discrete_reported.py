@@ -13,7 +13,7 @@ from scipy.special import gammaln, logsumexp
 from scipy.stats import norm
 
 import lowerbound as lb
-from lowerbound import storage
+from lowerbound.posterior import storage
 from lowerbound.diagnostics.discrete import differ
 from lowerbound.labels import Labels
 from tests.closed_forms.test_choices import change_point
