@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import warnings
+
+# Two thirds of the suite's time were XLA compiling what tests write for themselves, each program run a few times. XLA
+# reads these when JAX first computes, here and in the processes that tests start; what the library compiles still has
+# its own level. `XLA_FLAGS= make test` compiles everything as users have it.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 
 import scipy.linalg  # noqa: F401  (so that its BLAS is there to be limited)
 from threadpoolctl import ThreadpoolController

@@ -25,7 +25,7 @@ from lowerbound.diagnostics.calibration import Calibration
 from lowerbound.errors import DataError, IncompatibleError, ModelError, TrustWarning, unknown_name
 from lowerbound.families import Family, PointMass
 from lowerbound.fitting import Options, fit
-from lowerbound.kernel import compile_once, lift
+from lowerbound.kernel import Lifted, compile_once, lift, of_model
 from lowerbound.model.base import Model, label, total
 from lowerbound.model.given import as_model
 from lowerbound.model.log_density import LogDensity
@@ -33,7 +33,7 @@ from lowerbound.plan import choose
 from lowerbound.posterior import Posterior
 from lowerbound.precision import float64
 from lowerbound.report.progress import Progress
-from lowerbound.simulation import Simulator, depends
+from lowerbound.simulation import Simulator
 
 Simulate = Callable[[np.random.Generator], tuple[Mapping[str, Any], Mapping[str, Any]]]
 
@@ -82,7 +82,7 @@ def calibrate(
         ModelError: the model cannot be simulated from; says why.
         DataError, IncompatibleError, UnknownNameError: bad input, before any fit.
 
-    Cost: ``num_datasets`` fits, but one compilation, since all data sets have one shape.
+    Cost: ``num_datasets`` fits, but the density is traced and compiled once, since all data sets have one shape.
 
     Example:
         >>> import lowerbound as lb, numpyro, numpyro.distributions as dist
@@ -120,7 +120,6 @@ def calibrate(
     if isinstance(chosen_family, PointMass):
         raise IncompatibleError("a point mass has no spread, so a rank among its draws means nothing. Leave it out.")
     _check_latents(first, latents)
-    log_probs = _LogProbs(isinstance(draw, Simulator))
     ranks: list[np.ndarray] = []
     verdicts: list[str] = []
     errors: list[str] = []
@@ -134,6 +133,8 @@ def calibrate(
                 try:
                     latents, values = draw(rng)
                     bound = as_model(model, values)
+                    if isinstance(draw, Simulator):  # data sets that differ in numbers alone: all is traced once
+                        bound = first.on(bound)
                     posterior = fit(
                         bound,
                         family=family,
@@ -145,7 +146,7 @@ def calibrate(
                     )
                     if posterior.status is Status.INTERRUPTED:
                         raise KeyboardInterrupt
-                    found = _ranks(bound, posterior, latents, log_probs, num_ranked, source, rng)
+                    found = _ranks(bound, posterior, latents, num_ranked, source, rng)
                 except Exception as e:  # one data set's fit; the others go on
                     errors.append(f"{type(e).__name__}: {e}")
                     continue
@@ -175,7 +176,6 @@ def _ranks(
     model: Model,
     posterior: Posterior,
     latents: Mapping[str, Any],
-    log_probs: _LogProbs,
     n: int,
     source: str,
     rng: np.random.Generator,
@@ -192,7 +192,7 @@ def _ranks(
             column = v[(slice(None), *index)]
             if np.ptp(column) > 0:  # the corner of a Cholesky factor is always the same number
                 columns[k + label(index)] = column
-    columns |= log_probs(model, both)
+    columns |= _log_probs(model, both)
     out = {}
     for k, column in columns.items():
         if np.isnan(column).any():
@@ -202,42 +202,26 @@ def _ranks(
     return out
 
 
-class _LogProbs:
-    """Log joint and, where the model tells it apart, log likelihood, at constrained values with draws first.
+def _log_probs(model: Model, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Log joint and, where the model tells it apart, log likelihood, at constrained values with draws first."""
 
-    Args:
-        reusable: Whether the models differ in the arrays of their data alone.
-    """
+    def log_probs(latents: Any, arguments: Any) -> dict[str, Any]:
+        factors = model.evaluate(latents, arguments, True).factors
+        observed = [f for f in factors if f.observed]
+        out = {"log_joint": total(factors)}
+        return out if len(observed) == len(factors) else {"log_likelihood": total(observed), **out}
 
-    def __init__(self, reusable: bool):
-        self.reusable = reusable
-        self.ready = False
-        self.lifted: Any = None
-        self.program: Any = None
-
-    def __call__(self, model: Model, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        with float64():
-            if not self.ready:
-                self._compile(model, values)
-            arguments = [*self.lifted.arguments[: len(self.lifted.arguments) - len(model.arguments)], *model.arguments]
-            out = self.program({k: np.asarray(v, np.float64) for k, v in values.items()}, arguments)
-            self.ready = self.reusable
-            return {k: np.asarray(v) for k, v in out.items()}
-
-    def _compile(self, model: Model, values: Mapping[str, np.ndarray]) -> None:
-        def log_probs(latents: Any, arguments: Any) -> dict[str, Any]:
-            factors = model.evaluate(latents, arguments, True).factors
-            observed = [f for f in factors if f.observed]
-            out = {"log_joint": total(factors)}
-            return out if len(observed) == len(factors) else {"log_likelihood": total(observed), **out}
-
+    def build() -> tuple[Lifted, Any]:
         point = {k: jax.ShapeDtypeStruct(v.shape[1:], np.float64) for k, v in values.items()}
         rows = {k: jax.ShapeDtypeStruct(v.shape, np.float64) for k, v in values.items()}
-        self.lifted = lift(log_probs, point, model.arguments)
-        # A model that needed the values of its data while it was traced has them as constants of its program.
-        data = self.lifted.jaxpr.invars[len(point) :]
-        self.reusable = self.reusable and any(depends(self.lifted.jaxpr, v) for v in data)
-        self.program, _ = compile_once(jax.vmap(self.lifted.call, in_axes=(0, None)), rows, self.lifted.arguments)
+        lifted = lift(log_probs, point, model.arguments)
+        return lifted, compile_once(jax.vmap(lifted.call, in_axes=(0, None)), rows, lifted.arguments, direct=True)[0]
+
+    with float64():
+        what = ("log probs", *((k, v.shape) for k, v in values.items()))
+        (lifted, program), _ = of_model(model, what, build)
+        rows = {k: np.asarray(v, np.float64) for k, v in values.items()}
+        return {k: np.asarray(v) for k, v in program(rows, lifted.at(model.arguments).arguments).items()}
 
 
 def _simulator(model: Any, data: Mapping[str, Any] | None, simulate: Simulate | None) -> Simulate:

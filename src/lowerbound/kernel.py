@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
@@ -51,6 +52,8 @@ _LITTLE = 5e6
 #: What one evaluation costs the host, in units of arithmetic.
 _HOST = 2e4
 _executables: OrderedDict[str, Any] = OrderedDict()
+#: What :func:`of_model` has built, for as long as there is a model that it is of.
+_of_models: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 _cache_lock = threading.Lock()
 
 
@@ -93,26 +96,33 @@ class Kernel:
     def _build(self, model: Model, jacobian: bool) -> None:
         """Trace and compile."""
         with float64():
-            point = jax.ShapeDtypeStruct((self.dimension,), np.float64)
-            traced = lift(lambda x, a: model.log_density(x, a, jacobian=jacobian), point, model.arguments)
-            self.batch = choose_batch(traced.jaxpr)
-            self.log_density = traced
-            points = jax.ShapeDtypeStruct((self.batch, self.dimension), np.float64)
-            f = jax.vmap(jax.value_and_grad(traced.call), in_axes=(0, None))
-            self.arguments = jax.device_put(traced.arguments)
-            try:
-                lowered = jax.jit(f).lower(points, self.arguments)
-            except (ValueError, NotImplementedError) as e:
-                # How JAX says that an operation has no derivative (a while_loop, a callback) or no batched form. What
-                # the compiler itself may raise later is not the model's fault, and passes.
-                raise ModelError(
-                    f"the log density of {model.name!r} has no gradient that JAX can compute, or cannot be evaluated "
-                    f"at many points at once: {str(e).splitlines()[0]} A callback needs jax.custom_jvp with its "
-                    "derivative and vmap_method=...; a while_loop has to become a scan or a fori_loop of fixed length."
-                ) from e
-            direct = _flops(lowered) < _LITTLE
-            self._program, self.cache_hit = compile_lowered(lowered, points, self.arguments, direct=direct)
+            build = lambda: self._trace(model, jacobian)  # noqa: E731
+            (traced, self.batch, self._program, hit), again = of_model(model, ("kernel", jacobian), build)
+            self.log_density = traced.at(model.arguments)
+            self.arguments = jax.device_put(self.log_density.arguments)
+        self.cache_hit = again or hit
         self.flops = _flops(self._program) / self.batch
+
+    def _trace(self, model: Model, jacobian: bool) -> tuple[Lifted, int, Any, bool]:
+        """The traced density, points per call, and their program; whether it was in memory."""
+        point = jax.ShapeDtypeStruct((self.dimension,), np.float64)
+        traced = lift(lambda x, a: model.log_density(x, a, jacobian=jacobian), point, model.arguments)
+        batch = choose_batch(traced.jaxpr)
+        points = jax.ShapeDtypeStruct((batch, self.dimension), np.float64)
+        f = jax.vmap(jax.value_and_grad(traced.call), in_axes=(0, None))
+        arguments = jax.device_put(traced.arguments)
+        try:
+            lowered = jax.jit(f).lower(points, arguments)
+        except (ValueError, NotImplementedError) as e:
+            # How JAX says that an operation has no derivative (a while_loop, a callback) or no batched form. What
+            # the compiler itself may raise later is not the model's fault, and passes.
+            raise ModelError(
+                f"the log density of {model.name!r} has no gradient that JAX can compute, or cannot be evaluated "
+                f"at many points at once: {str(e).splitlines()[0]} A callback needs jax.custom_jvp with its "
+                "derivative and vmap_method=...; a while_loop has to become a scan or a fori_loop of fixed length."
+            ) from e
+        program, hit = compile_lowered(lowered, points, arguments, direct=_flops(lowered) < _LITTLE)
+        return traced, batch, program, hit
 
     @property
     def price(self) -> float:
@@ -217,6 +227,12 @@ class Lifted:
         self._tree = tree
         self._constants = len(closed.consts)
 
+    def at(self, data: Sequence[np.ndarray]) -> Lifted:
+        """The same function, with other numbers among its arguments."""
+        other = copy.copy(self)
+        other.arguments = [*self.arguments[: self._constants], *data]
+        return other
+
     @property
     def shapes(self) -> Any:
         """The shapes of what it returns."""
@@ -240,6 +256,21 @@ def lift(fn: Callable[[Any, Sequence[Any]], Any], x: Any, data: Sequence[np.ndar
             "depends on a latent variable."
         ) from e
     return Lifted(closed, data, jax.tree_util.tree_structure(out))
+
+
+def of_model(model: Model, what: Any, build: Callable[[], Any]) -> tuple[Any, bool]:
+    """``build()``, called once for all models that share ``evaluate`` and the shapes of their arguments; and whether
+    it was called before. What it gives must not depend on the arguments' numbers. (Fits of one model, and of a model
+    on other data, :meth:`Model.on`, are not traced and lowered again, half of the time of a small fit.)
+    """
+    arguments = tuple((np.shape(a), str(a.dtype)) for a in model.arguments)
+    sites = tuple((n, s.start, s.unconstrained_shape) for n, s in model.sites.items())
+    key = (what, arguments, sites, tuple(model.deterministics.items()))
+    known = _of_models.setdefault(model.evaluate, {})
+    if again := key in known:
+        return known[key], again
+    known[key] = build()
+    return known[key], False
 
 
 def choose_batch(jaxpr: Any) -> int:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lowerbound.errors import DataError, FileFormatError, IncompatibleError, unknown_name
-from lowerbound.kernel import compile_once, lift
+from lowerbound.kernel import compile_once, lift, of_model
 from lowerbound.model.base import Model, Site
 from lowerbound.precision import float64
 from lowerbound.responsibilities import Responsibilities
@@ -133,11 +133,16 @@ class SiteMap:
         return lift(back, shape, model.arguments), shape
 
     def _compile(self, what: str) -> Any:
-        with float64():
+        def build() -> tuple[Any, Any]:
             lifted, shape = self._lifted(what)
             rows = jax.tree_util.tree_map(lambda a: jax.ShapeDtypeStruct((self.batch, *a.shape), a.dtype), shape)
-            arguments = jax.device_put(lifted.arguments)
-            program, _ = compile_once(jax.vmap(lifted.call, in_axes=(0, None)), rows, arguments, direct=True)
+            call = jax.vmap(lifted.call, in_axes=(0, None))
+            return lifted, compile_once(call, rows, jax.device_put(lifted.arguments), direct=True)[0]
+
+        assert self._model is not None
+        with float64():
+            (lifted, program), _ = of_model(self._model, ("sites", what, self.batch), build)
+            arguments = jax.device_put(lifted.at(self._model.arguments).arguments)
         return lambda rows: program(rows, arguments)
 
     def _compile_constrain(self) -> Any:

@@ -14,7 +14,10 @@ from numpyro.distributions import constraints
 
 import lowerbound as lb
 from lowerbound import calibration as module
+from lowerbound import kernel
 from lowerbound.errors import DataError, IncompatibleError, ModelError, UnknownNameError
+from lowerbound.model.base import Model
+from lowerbound.model.given import as_model
 
 NOISE = 0.5
 
@@ -170,6 +173,38 @@ def test_more_data_sets_are_not_more_programs():
     calibration = lb.calibrate(model, data, num_datasets=6, seed=1)
     assert len(calibration.ranks) == 6
     assert len(counted) == few
+
+
+def test_data_sets_share_one_trace_and_are_fitted_as_if_each_had_its_own(monkeypatch):
+    def model(t, y):
+        x = numpyro.sample("x", dist.Normal(0, 1.21))
+        numpyro.sample("y", dist.StudentT(4.0, x * t, 0.61), obs=y)
+
+    def by_value(t, y):  # NumPy needs the numbers of t: the data are constants of the program
+        x = numpyro.sample("x", dist.Normal(0, 1.21))
+        numpyro.sample("y", dist.Normal(x * np.diff(t), 0.61), obs=y)
+
+    traced = []
+    build = kernel.Kernel._trace
+    monkeypatch.setattr(kernel.Kernel, "_trace", lambda self, *a: traced.append(0) or build(self, *a))
+    calibrate = lambda: lb.calibrate(model, {"t": np.arange(3.0), "y": np.zeros(3)}, num_datasets=3)  # noqa: E731
+    together = calibrate()
+    assert len(traced) == 1
+    with monkeypatch.context() as m:
+        m.setattr(Model, "on", lambda self, other: other)
+        apart = calibrate()
+    assert len(traced) == 4
+    np.testing.assert_array_equal(together.ranks, apart.ranks)
+    assert together.verdicts == apart.verdicts
+
+    a, b = (as_model(by_value, {"t": np.arange(k, k + 4.0) ** 2, "y": np.ones(3)}) for k in (0, 1))
+    assert not a.traced and a.on(b) is b
+    a, b = (as_model(model, {"t": np.arange(3.0), "y": np.full(3, k)}) for k in (0.0, 1.0))
+    x = np.linspace(-1, 1, 5)[:, None]
+    alike = kernel.Kernel(a)(x), kernel.Kernel(a.on(b))(x), kernel.Kernel(b)(x)
+    np.testing.assert_array_equal(alike[1][0], alike[2][0])
+    np.testing.assert_array_equal(alike[1][1], alike[2][1])
+    assert (alike[0][0] != alike[1][0]).any()
 
 
 def test_a_mean_field_family_on_a_correlated_posterior_is_too_narrow():

@@ -133,6 +133,8 @@ class Model:
         parameters: What is learned and not inferred, by name: ``numpyro.param`` sites. Their numbers are among
             ``arguments``, unconstrained. Empty where they are held fixed.
         observed: The data's arrays by name; None for all of ``arguments``.
+        traced: Whether ``evaluate`` knows the data from its arguments alone; where the model needs their values to be
+            traced, it has them as constants.
         source: What it was made from: the model function, or the log density.
     """
 
@@ -153,6 +155,7 @@ class Model:
     plate_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     observed: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
+    traced: bool = False
     source: Any = field(default=None, repr=False)
 
     def moved(self, centredness: Mapping[str, Any]) -> Model:
@@ -167,6 +170,16 @@ class Model:
         own = len(self.arguments) - len(self.elsewhere)
         arguments = [*self.arguments[:own], *other.arguments[own:]]
         return dataclasses.replace(other, arguments=arguments, parameters=self.parameters)
+
+    def on(self, other: Model) -> Model:
+        """The same model on the data of another binding, which differs in the numbers of its arrays alone.
+
+        What has been traced and compiled of this one serves for that one too; see :func:`lowerbound.kernel.of_model`.
+        Where ``evaluate`` has the data as constants, that is the other binding itself.
+        """
+        if not (self.traced and other.traced):
+            return other
+        return dataclasses.replace(self, arguments=other.arguments, observed=other.observed)
 
     # -- parameters, which are learned -----------------------------------------------------------
 

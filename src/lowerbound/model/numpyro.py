@@ -189,6 +189,7 @@ def from_numpyro(model: Callable, data: Mapping[str, Any] | None = None) -> Mode
         plate_axes={n: dict(a) for n, a in sites.plate_axes.items()},
         parameters=parameters,
         observed={n: bound.arrays[i] for i, n in enumerate(bound.array_names)},
+        traced=bound.traced,
         source=model,
     )
     return base
