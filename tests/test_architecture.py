@@ -28,10 +28,9 @@ ORDER = (
     "pareto",  # what importance weights can bear
     "labels",  # a discrete latent, by the probabilities of its values
     "report",  # what a person looks at: it is handed a posterior, and imports nothing of the library
-    "model",  # p(x, z)
+    "compilation",  # programs: traced once, compiled once
+    "model",  # p(x, z); its sites, from and to the vector
     "kernel",  # the compiled program
-    "responsibilities",  # p(z | x, latents) of discrete latents that were summed out
-    "sites",  # named sites, from and to the vector
     "expectations",  # E_q
     "families",  # q(z)
     "objectives",  # the bound

@@ -21,11 +21,11 @@ import jax
 import numpy as np
 
 from lowerbound.algorithms import Algorithm, Status
+from lowerbound.compilation import Lifted, compile_once, lift, of_model
 from lowerbound.diagnostics.calibration import Calibration
 from lowerbound.errors import DataError, IncompatibleError, ModelError, TrustWarning, unknown_name
 from lowerbound.families import Family, PointMass
 from lowerbound.fitting import Options, fit
-from lowerbound.kernel import Lifted, compile_once, lift, of_model
 from lowerbound.model.base import Model, label, total
 from lowerbound.model.given import as_model
 from lowerbound.model.log_density import LogDensity

@@ -23,8 +23,8 @@ from jax.extend import core as jex
 from numpyro import handlers
 from numpyro.primitives import Messenger
 
+from lowerbound.compilation import Lifted, compile_once
 from lowerbound.errors import LowerboundError, ModelError
-from lowerbound.kernel import Lifted, compile_once
 from lowerbound.model.data import Data
 from lowerbound.model.running import FullPlates, one_at_a_time
 from lowerbound.precision import float64

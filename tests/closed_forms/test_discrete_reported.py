@@ -13,9 +13,9 @@ from scipy.special import gammaln, logsumexp
 from scipy.stats import norm
 
 import lowerbound as lb
-from lowerbound.posterior import storage
 from lowerbound.diagnostics.discrete import differ
 from lowerbound.labels import Labels
+from lowerbound.posterior import storage
 from tests.closed_forms.test_choices import change_point
 
 RNG = np.random.default_rng(3)

@@ -44,8 +44,8 @@ def nothing_is_compiled(monkeypatch):
     def fail(*_, **__):
         pytest.fail("something was compiled before the input was refused")
 
-    monkeypatch.setattr("lowerbound.kernel.compile_once", fail)
-    monkeypatch.setattr("lowerbound.sites.compile_once", fail)
+    monkeypatch.setattr("lowerbound.compilation.compile_lowered", fail)
+    monkeypatch.setattr("lowerbound.kernel.compile_lowered", fail)
 
 
 def refused(kind, pattern, model, data=None, **options):

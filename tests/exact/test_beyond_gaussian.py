@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import lowerbound as lb
-from lowerbound import families
-from lowerbound import kernel as kernels
+from lowerbound import compilation, families
 from lowerbound.algorithms import Status, fit_flow, fit_sinh_arcsinh
 from lowerbound.algorithms.flow_training import FlowTraining, start_flow, training_program, worst_coordinates
 from lowerbound.diagnostics import paired_gain
@@ -183,15 +182,15 @@ def test_a_second_model_of_the_same_dimension_compiles_only_its_own_density():
         training.block.log_prob(np.zeros((2, 3)))
 
     run(lambda x: -0.5 * (x**2).sum() + 0.1 * jnp.sin(x).sum())
-    known = set(kernels._executables)
+    known = set(compilation._executables)
     run(lambda x: -0.25 * (x**4).sum() - jnp.cosh(x[0] - x[1]))
-    assert len(set(kernels._executables) - known) == 1
+    assert len(set(compilation._executables) - known) == 1
     # ... and another dimension (that no other test has) does compile: kernel, training, forward, inverse.
-    known = set(kernels._executables)
+    known = set(compilation._executables)
     kernel = kernel_of(lambda x: -0.5 * (x**2).sum() + 0.1 * jnp.sin(x).sum(), 11)
     start_flow(kernel, standard(11), np.random.default_rng(0), families.Flow()).transform(np.zeros((1, 11)))
     training_program(Couplings(11, 8, 32))
-    assert len(set(kernels._executables) - known) == 3
+    assert len(set(compilation._executables) - known) == 3
 
 
 def test_draws_that_are_not_finite_stop_nothing():

@@ -190,12 +190,12 @@ def test_names_are_escaped_in_a_notebook():
 
 
 def test_nothing_is_compiled_for_the_latents(monkeypatch):
-    from lowerbound import kernel
+    from lowerbound import compilation, kernel
 
     def refuse(*a, **k):
         raise AssertionError("a kernel was compiled")
 
-    monkeypatch.setattr(kernel, "compile_once", refuse)
+    monkeypatch.setattr(compilation, "compile_lowered", refuse)
     monkeypatch.setattr(kernel.Kernel, "__init__", refuse)
     assert lb.explain(*MODELS["ard"]).open == ()
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import lowerbound as lb
-from lowerbound import kernel as kernels
+from lowerbound import compilation
 from lowerbound.algorithms import Info, Status
 from lowerbound.errors import IncompatibleError, TrustWarning
 from lowerbound.kernel import Kernel
@@ -92,12 +92,12 @@ def compilations() -> Iterator[list[str]]:
 @fitters
 def test_a_second_fit_of_the_same_shapes_compiles_nothing(fitter: Fitter):
     fitted(fitter).mean()
-    known = set(kernels._executables)
+    known = set(compilation._executables)
     with compilations() as events:
         again = _fit(fitter, rows=5)
         again.mean()
     assert events == [], f"{len(events)} programs were compiled again"
-    assert set(kernels._executables) == known
+    assert set(compilation._executables) == known
     assert not np.array_equal(again.q.mean, fitted(fitter).q.mean), "the new data were not used"
 
 

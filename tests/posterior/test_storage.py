@@ -152,7 +152,7 @@ def test_the_file_takes_the_place_of_an_older_one_whole(tmp_path, monkeypatch):
     target = tmp_path / "p.lb"
     fitted("line").save(target)
     before = target.read_bytes()
-    monkeypatch.setattr("lowerbound.sites.SiteMap.export", lambda self: 1 / 0)
+    monkeypatch.setattr("lowerbound.model.sites.SiteMap.export", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fitted("line").save(target)
     assert target.read_bytes() == before

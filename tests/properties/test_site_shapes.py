@@ -14,8 +14,8 @@ from numpyro.distributions import biject_to, constraints
 
 import lowerbound as lb
 from lowerbound.model import Model
+from lowerbound.model.sites import SiteMap
 from lowerbound.precision import float64
-from lowerbound.sites import SiteMap
 from tests.properties.quick import quick
 
 #: Support, the smallest length of its event, and whether it has as many coordinates as numbers.

@@ -14,7 +14,7 @@ import lowerbound as lb
 from lowerbound.diagnostics.tails import without_sd, without_variance
 from lowerbound.kernel import Kernel
 from lowerbound.model import Model
-from lowerbound.sites import SiteMap
+from lowerbound.model.sites import SiteMap
 
 SEEDS = range(10)
 

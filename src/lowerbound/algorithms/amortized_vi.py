@@ -37,9 +37,9 @@ import numpy as np
 from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
 from lowerbound.algorithms.row_weights import RowWeights
 from lowerbound.algorithms.stochastic_steps import adam_unless, check_objective_and_gradient, check_optimizer
+from lowerbound.compilation import compile_once
 from lowerbound.errors import IncompatibleError
 from lowerbound.gradients import Gradient, check_learns, default_gradient, surrogate_with_model
-from lowerbound.kernel import compile_once
 from lowerbound.objectives import ELBO, Objective, Target
 
 _RATE, _BATCH = 0.01, 128

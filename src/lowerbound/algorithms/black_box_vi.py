@@ -32,6 +32,7 @@ from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
 from lowerbound.algorithms.search import Search
 from lowerbound.algorithms.stochastic_ascent import StochasticAscent, stopping
 from lowerbound.algorithms.stochastic_steps import adam_unless, check_objective, check_optimizer, many_steps
+from lowerbound.compilation import compile_once
 from lowerbound.errors import IncompatibleError, NotFiniteError, unknown_name
 from lowerbound.expectations.factors import support_kind
 from lowerbound.expectations.supports import between
@@ -40,7 +41,7 @@ from lowerbound.families.drawn import KINDS, Drawn, categorical
 from lowerbound.gradients import SITE_GRADIENTS, SiteGradient, check_site, check_site_objective
 from lowerbound.gradients.by_site import default_site_gradient, surrogate
 from lowerbound.gradients.several_draws import bound_surrogate
-from lowerbound.kernel import Kernel, compile_once
+from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model, Site
 from lowerbound.model.factor_graph import FactorGraph
 from lowerbound.objectives import ELBO, Objective

@@ -32,11 +32,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lowerbound.algorithms.base import Info, Status
+from lowerbound.compilation import compile_once
 from lowerbound.expectations.noise import matched_normals, stratified_normals
 from lowerbound.families import Flow, FlowBlock
 from lowerbound.families.coupling import BATCH, Couplings, program
 from lowerbound.families.linalg import standard_normal_log_prob
-from lowerbound.kernel import Kernel, compile_once
+from lowerbound.kernel import Kernel
 from lowerbound.precision import float64
 
 #: Dimensions up to which the flow moves all coordinates; above, this many of them.

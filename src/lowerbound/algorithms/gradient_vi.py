@@ -39,11 +39,12 @@ from lowerbound.algorithms.stochastic_steps import (
     check_optimizer,
     many_steps,
 )
+from lowerbound.compilation import compile_once
 from lowerbound.errors import IncompatibleError
 from lowerbound.families import Block, BoundProduct, Dense, Family, Flow, Particles, PointMass, SinhArcsinh
 from lowerbound.families.arrow import check_layout
 from lowerbound.gradients import Gradient, check_learns, default_gradient, surrogate_with_model
-from lowerbound.kernel import Kernel, compile_once
+from lowerbound.kernel import Kernel
 from lowerbound.objectives import ELBO, Discrepancy, Objective, Target, Weighted, gaussian_prior
 from lowerbound.precision import float64
 

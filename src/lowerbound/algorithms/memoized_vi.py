@@ -29,8 +29,8 @@ from lowerbound.algorithms.remainder import remaining
 from lowerbound.algorithms.row_statistics import Statistic, collected, from_statistics
 from lowerbound.algorithms.stochastic_vi import BatchProgram, completed
 from lowerbound.algorithms.unobserved import ascended, with_unobserved
+from lowerbound.compilation import compile_once, lift
 from lowerbound.errors import IncompatibleError
-from lowerbound.kernel import compile_once, lift
 from lowerbound.precision import float64
 
 #: Passes over the global blocks after each batch.

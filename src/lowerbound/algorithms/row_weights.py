@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lowerbound.compilation import compile_once
 from lowerbound.errors import IncompatibleError
 from lowerbound.families.amortized import Amortized
-from lowerbound.kernel import compile_once
 from lowerbound.model.by_row import RowModel
 from lowerbound.objectives.prior import row_prior
 

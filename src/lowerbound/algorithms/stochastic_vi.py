@@ -27,9 +27,9 @@ from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
 from lowerbound.algorithms.factored import Factored, damped, optimum_of
 from lowerbound.algorithms.minibatch import Batched, data_plate, place_of, started
 from lowerbound.algorithms.unobserved import ascended, with_unobserved
+from lowerbound.compilation import compile_once, lift
 from lowerbound.errors import IncompatibleError
 from lowerbound.families.exponential.base import blend
-from lowerbound.kernel import compile_once, lift
 from lowerbound.precision import float64
 
 #: Rounds over the local blocks at most, where one is not enough (several that depend on each other, bounds, steps that

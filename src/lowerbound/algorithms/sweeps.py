@@ -25,8 +25,8 @@ import numpy as np
 
 from lowerbound.algorithms.factored import Factored, Naturals
 from lowerbound.algorithms.sampled_terms import natural_key
+from lowerbound.compilation import Lifted, compile_once, lift
 from lowerbound.families.exponential import CategoricalBlock
-from lowerbound.kernel import Lifted, compile_once, lift
 from lowerbound.precision import float64
 
 

@@ -40,7 +40,7 @@ from lowerbound.diagnostics.verdict import (
 )
 from lowerbound.families import Block, DiagonalGaussian, GaussianBlock, MixtureBlock, ParticleBlock, TransportedBlock
 from lowerbound.kernel import Kernel
-from lowerbound.sites import SiteMap
+from lowerbound.model.sites import SiteMap
 
 #: Numbers in the draws of all rounds together: half a GiB.
 _DRAWN = 2**26

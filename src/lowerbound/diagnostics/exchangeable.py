@@ -25,7 +25,7 @@ from numpyro.distributions import constraints
 from lowerbound.families import Block
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model
-from lowerbound.sites import SiteMap
+from lowerbound.model.sites import SiteMap
 
 #: Axes of one length that are tried in all their sets, at most, and evaluations of the log density for all of it.
 _AXES, _EVALUATIONS = 8, 20_000

@@ -35,7 +35,7 @@ from lowerbound.diagnostics.exchangeable import Axis, Exchangeable, exchangeable
 from lowerbound.diagnostics.importance import Mixture, Weighted, regressed
 from lowerbound.families import Block
 from lowerbound.kernel import Kernel
-from lowerbound.sites import SiteMap
+from lowerbound.model.sites import SiteMap
 
 #: Components up to which the permanent is exact, and up to which all permutations are listed.
 EXACT, _LISTED = 10, 6

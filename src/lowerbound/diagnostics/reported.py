@@ -30,7 +30,7 @@ from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import Block, FactoredBlock
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import is_real, label
-from lowerbound.sites import SiteMap
+from lowerbound.model.sites import SiteMap
 
 #: Numbers that a model may report for each draw to be compared, and how many of them are, evenly spaced.
 _NUMBERS, _COLUMNS = 2**16, 1000

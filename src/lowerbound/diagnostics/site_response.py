@@ -54,7 +54,7 @@ def site_response(
     Args:
         kernel: The compiled log density.
         q: A mean-field Gaussian.
-        sites: The :class:`~lowerbound.sites.SiteMap` of the model.
+        sites: The :class:`~lowerbound.model.sites.SiteMap` of the model.
         names: Which; None for all.
         num_draws, seed: As for :func:`~lowerbound.diagnostics.linear_response`.
 

@@ -21,8 +21,8 @@ from numpyro.distributions import biject_to, transforms
 
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import is_real, label
+from lowerbound.model.sites import SiteMap
 from lowerbound.pareto import smooth
-from lowerbound.sites import SiteMap
 
 #: k-hat of a parameter's second moment from which its sd is not to be believed.
 NO_SD = 0.9

@@ -29,8 +29,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lowerbound.compilation import compile_once
 from lowerbound.families.linalg import standard_normal_log_prob
-from lowerbound.kernel import compile_once
 from lowerbound.precision import float64
 
 #: Draws of one call: four calls of the kernel.

@@ -21,8 +21,8 @@ from lowerbound.escalation import Trial
 from lowerbound.families import Block, FactoredBlock
 from lowerbound.fitting.session import Session
 from lowerbound.model.base import Model
+from lowerbound.model.sites import SiteMap
 from lowerbound.posterior import Posterior, Trace
-from lowerbound.sites import SiteMap
 
 
 @dataclass(frozen=True, eq=False)

@@ -174,7 +174,7 @@ class Model:
     def on(self, other: Model) -> Model:
         """The same model on the data of another binding, which differs in the numbers of its arrays alone.
 
-        What has been traced and compiled of this one serves for that one too; see :func:`lowerbound.kernel.of_model`.
+        What has been traced and compiled of this one serves for that one too: :func:`lowerbound.compilation.of_model`.
         Where ``evaluate`` has the data as constants, that is the other binding itself.
         """
         if not (self.traced and other.traced):

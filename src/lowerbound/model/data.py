@@ -3,7 +3,7 @@
 Arrays are *traced*: they are arguments of the compiled program. Everything else (numbers, strings,
 flags) is *static*. A model that needs an array's value while it is traced (``np.diff(t)``, a Python
 loop over rows) gets that data as constants instead; the program is then lifted so that they are
-arguments all the same, see :mod:`lowerbound.kernel`.
+arguments all the same, see :mod:`lowerbound.compilation`.
 """
 
 from __future__ import annotations

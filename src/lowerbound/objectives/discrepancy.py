@@ -22,9 +22,9 @@ import numpy as np
 
 from lowerbound.errors import DataError, IncompatibleError
 from lowerbound.model.base import Model
+from lowerbound.model.sites import SiteMap
 from lowerbound.objectives.base import Objective, Target, check_draws
 from lowerbound.objectives.pairs import multiquadric, stein_kernel, usual_width
-from lowerbound.sites import SiteMap
 
 #: Draws of the target, at least; and those that are compared with all at a time.
 _LEAST, _ROWS = 10, 1024

@@ -19,9 +19,9 @@ from lowerbound.errors import DataError, IncompatibleError, unknown_name
 from lowerbound.escalation import Trial
 from lowerbound.families import Block, Point
 from lowerbound.labels import Labels
+from lowerbound.model.sites import SiteMap
 from lowerbound.posterior.reported import Reported
 from lowerbound.posterior.trace import Trace
-from lowerbound.sites import SiteMap
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import Block, FactoredBlock
 from lowerbound.labels import Labels
 from lowerbound.model.base import label
-from lowerbound.sites import SiteMap
+from lowerbound.model.sites import SiteMap
 from lowerbound.weighted import narrowest_interval, weighted_quantile
 
 if TYPE_CHECKING:

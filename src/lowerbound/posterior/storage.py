@@ -1,7 +1,7 @@
 """A posterior in a file: a zip of JSON, NumPy arrays and compiled transforms. No pickle.
 
 ``meta.json`` holds names, numbers and the verdict; ``arrays.npz`` the parameters of q, the weighted
-draws and the trace; ``constrain`` and ``unconstrain`` the two programs of :mod:`lowerbound.sites` as
+draws and the trace; ``constrain`` and ``unconstrain`` the two programs of :mod:`lowerbound.model.sites` as
 serialised StableHLO, which JAX runs in any process. Loading reads data, and executes nothing but
 those array programs. The model's data are kept where they are small: see :data:`MAX_DATA`.
 """
@@ -33,16 +33,16 @@ from lowerbound.escalation import Trial
 from lowerbound.families.exponential.described import describe, rebuild
 from lowerbound.labels import Labels
 from lowerbound.model.base import Site
+from lowerbound.model.responsibilities import Averages, Responsibilities
+from lowerbound.model.sites import SiteMap
 from lowerbound.posterior.posterior import Posterior
 from lowerbound.posterior.trace import Trace
-from lowerbound.responsibilities import Averages, Responsibilities
-from lowerbound.sites import SiteMap
 
 FORMAT = 4
 #: Bytes of the model's data kept in a file, at most; the smallest arrays first. ``to_arviz`` reads them; discrete
 #: latents that were summed out are drawn from as many in their own program.
 MAX_DATA = 2**24
-#: The program of :mod:`lowerbound.responsibilities`.
+#: The program of :mod:`lowerbound.model.responsibilities`.
 _GIVEN = "responsibilities"
 _BLOCKS: dict[str, type] = {
     "arrow": families.ArrowGaussian,

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lowerbound.compilation import compile_once, lift, of_model
 from lowerbound.errors import DataError, FileFormatError, IncompatibleError, unknown_name
-from lowerbound.kernel import compile_once, lift, of_model
 from lowerbound.model.base import Model, Site
+from lowerbound.model.responsibilities import Responsibilities
 from lowerbound.precision import float64
-from lowerbound.responsibilities import Responsibilities
 
 _MAX_BYTES = 2**28
 

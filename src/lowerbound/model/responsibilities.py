@@ -19,8 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from lowerbound.compilation import compile_once, lift
 from lowerbound.errors import FileFormatError, IncompatibleError, TrustWarning
-from lowerbound.kernel import compile_once, lift
 from lowerbound.labels import Labels
 from lowerbound.model.base import Model
 from lowerbound.precision import float64
