@@ -127,6 +127,10 @@ class CoordinateAscent(Algorithm):
                 raise unknown_name("latent in init", n, full.structure.latents)
         factored = ascended(full)
         given = {n: v for n, v in (self.init_values or {}).items() if n in factored.structure.latents}
+        with float64():
+            for n, v in given.items():  # wrong values are refused before anything is compiled
+                block = factored.blocks[i := factored.index(n)]
+                about_value(factored, i, n, v, block.start(np.random.default_rng(0), 1.0))
         sweeper = Sweeper(factored, tuple(given))
         count = self.num_starts
         if count is None:
