@@ -11,8 +11,9 @@ from lowerbound.algorithms.base import Mode, Status
 from lowerbound.diagnostics.chains import Chains
 from lowerbound.diagnostics.control_variates import Moments
 from lowerbound.diagnostics.importance import Weighted
+from lowerbound.diagnostics.judging import Seen, judge, judge_chains, judge_tails, judge_unchecked
 from lowerbound.diagnostics.shift import Drift, Shift, drift, shift_of
-from lowerbound.diagnostics.verdict import Seen, VerdictStatus, judge, judge_chains, judge_tails, judge_unchecked
+from lowerbound.diagnostics.verdict import VerdictStatus
 from lowerbound.families import DenseGaussian
 
 N = 4000

@@ -19,16 +19,8 @@ from lowerbound.diagnostics.each_mode import nearest, unlike
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.evidence import Evidence, sandwich
 from lowerbound.diagnostics.importance import Weighted, weigh
-from lowerbound.diagnostics.labellings import all_labellings
-from lowerbound.diagnostics.nonfinite import culprits, flat_sites
-from lowerbound.diagnostics.particles import examine, judge_particles
-from lowerbound.diagnostics.reported import Columns, Moments
-from lowerbound.diagnostics.shift import Shift, drift, shift_of
-from lowerbound.diagnostics.tails import without_sd, without_variance
-from lowerbound.diagnostics.verdict import (
+from lowerbound.diagnostics.judging import (
     Seen,
-    Verdict,
-    VerdictStatus,
     judge,
     judge_chains,
     judge_itself,
@@ -38,6 +30,13 @@ from lowerbound.diagnostics.verdict import (
     judge_unchecked,
     judge_unweighed,
 )
+from lowerbound.diagnostics.labellings import all_labellings
+from lowerbound.diagnostics.nonfinite import culprits, flat_sites
+from lowerbound.diagnostics.particles import examine, judge_particles
+from lowerbound.diagnostics.reported import Columns, Moments
+from lowerbound.diagnostics.shift import Shift, drift, shift_of
+from lowerbound.diagnostics.tails import without_sd, without_variance
+from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
 from lowerbound.families import Block, DiagonalGaussian, GaussianBlock, MixtureBlock, ParticleBlock, TransportedBlock
 from lowerbound.kernel import Kernel
 from lowerbound.model.sites import SiteMap

@@ -14,8 +14,8 @@ import numpy as np
 
 from lowerbound.diagnostics.chains import run_chains
 from lowerbound.diagnostics.importance import Weighted
+from lowerbound.diagnostics.judging import APART, DRIFT
 from lowerbound.diagnostics.shift import drift
-from lowerbound.diagnostics.verdict import APART, DRIFT
 from lowerbound.families import GaussianBlock
 from lowerbound.kernel import Kernel
 from lowerbound.pareto import effective_size

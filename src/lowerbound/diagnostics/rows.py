@@ -22,7 +22,8 @@ from scipy.special import logsumexp
 
 from lowerbound.algorithms.base import Status
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.verdict import USABLE_K, Verdict, VerdictStatus
+from lowerbound.diagnostics.judging import USABLE_K
+from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
 from lowerbound.pareto import smooth
 
 #: Rows that the verdict looks at, and draws of each.
