@@ -15,8 +15,8 @@ from lowerbound.algorithms.marginal import marginal, summable
 from lowerbound.algorithms.memoized_vi import MemoizedVI
 from lowerbound.algorithms.stochastic_vi import StochasticVI
 from lowerbound.errors import IncompatibleError
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.factors import random_factors
-from lowerbound.expectations.values import NotClosedForm
 from lowerbound.model.base import Model, is_real
 
 #: Algorithms on closed forms, which derive the family from the model.

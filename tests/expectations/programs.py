@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lowerbound.algorithms.factored import Factored
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.factors import Joint, RandomFactor, random_factors
 from lowerbound.expectations.functions import IDENTITY
 from lowerbound.expectations.quadrature import factor_expectation
 from lowerbound.expectations.structure import all_terms
 from lowerbound.expectations.supports import probes
-from lowerbound.expectations.values import NotClosedForm
 from lowerbound.families import exponential as families
 from lowerbound.model.given import as_model
 from lowerbound.precision import float64

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.functions import IDENTITY, INDICATOR, INVERSE, LOG, LOG_DET, Function
 from lowerbound.expectations.joint_scales import Scaled
 from lowerbound.expectations.structure import Moment, Structure
 from lowerbound.expectations.supports import is_number
-from lowerbound.expectations.values import NotClosedForm
 from lowerbound.families.exponential import (
     BetaBlock,
     CategoricalBlock,

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 
 from lowerbound.algorithms.blocks import blocks_of
 from lowerbound.algorithms.sampled_terms import SampledTerm, factor_log_prob, natural_key
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.factors import Joint, opened
 from lowerbound.expectations.leaves import leaves_of, without
 from lowerbound.expectations.moments import BoundExpectation, Contraction
 from lowerbound.expectations.quadrature import factor_expectation
 from lowerbound.expectations.structure import Moment, Structure, structure_of
-from lowerbound.expectations.values import NotClosedForm
 from lowerbound.families.exponential import ExponentialBlock, JointGaussianBlock
 from lowerbound.model.base import Model
 

@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.axes import Const
 from lowerbound.expectations.noise import matched_normals
-from lowerbound.expectations.values import NotClosedForm
 from lowerbound.families.exponential import (
     BetaBlock,
     ExponentialBlock,

@@ -26,8 +26,8 @@ from lowerbound.algorithms.marginal import statistics_at
 from lowerbound.decomposition.approximation import Approximation
 from lowerbound.decomposition.result import Decomposition
 from lowerbound.diagnostics.estimate import Estimate
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.factors import random_factors
-from lowerbound.expectations.values import NotClosedForm
 from lowerbound.families import FactoredBlock
 from lowerbound.model.base import Model
 from lowerbound.precision import float64

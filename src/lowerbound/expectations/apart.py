@@ -15,10 +15,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from lowerbound.expectations.atoms import Atom, NotClosedForm
 from lowerbound.expectations.axes import Axis, Const, Index, index_axes, same_index, spread
 from lowerbound.expectations.functions import IDENTITY, INDICATOR
 from lowerbound.expectations.supports import is_number
-from lowerbound.expectations.values import Atom, NotClosedForm, Term, Value, simplified
+from lowerbound.expectations.values import Term, Value, simplified
 
 #: Places of a mask.
 _PLACES = 2**24

@@ -22,9 +22,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from lowerbound.expectations.atoms import Atom, NotClosedForm
 from lowerbound.expectations.axes import Axis, Const, contract, spread
 from lowerbound.expectations.tables import conditioned
-from lowerbound.expectations.values import Atom, NotClosedForm, Term, Value, constant_of, merged, product, simplified
+from lowerbound.expectations.values import Term, Value, constant_of, merged, product, simplified
 
 #: Branches up to which a function is taken branch by branch, and places of a mask.
 _BRANCHES, _PLACES = 16, 2**24

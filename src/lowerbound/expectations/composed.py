@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.axes import Const, spread
 from lowerbound.expectations.elementary import function_of
-from lowerbound.expectations.values import NotClosedForm, Term, Value, align, as_value, constant_of
+from lowerbound.expectations.values import Term, Value, align, as_value, constant_of
 
 
 @dataclass(frozen=True, eq=False)

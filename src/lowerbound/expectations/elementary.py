@@ -18,22 +18,13 @@ import numpy as np
 import scipy.special
 
 from lowerbound.expectations.arguments import scalar
+from lowerbound.expectations.atoms import Atom, NotClosedForm
 from lowerbound.expectations.axes import Const, library
 from lowerbound.expectations.branches import by_branches
 from lowerbound.expectations.functions import IDENTITY, INDICATOR, Function
 from lowerbound.expectations.supports import is_number, probes, signed
 from lowerbound.expectations.tables import IMPOSSIBLE, as_table, from_table, indicator_axes
-from lowerbound.expectations.values import (
-    Atom,
-    NotClosedForm,
-    Term,
-    Value,
-    as_value,
-    constant_of,
-    merged,
-    product,
-    simplified,
-)
+from lowerbound.expectations.values import Term, Value, as_value, constant_of, merged, product, simplified
 
 
 def apply(v: Value, name: str, function: Callable[[Function], Function | None], fixed: Callable[[Any], Any]) -> Value:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.axes import Axis, Const
 from lowerbound.expectations.composed import CHANGE_POINT, masked, operation
 from lowerbound.expectations.elementary import exp, log, power, reciprocal
 from lowerbound.expectations.functions import INDICATOR
 from lowerbound.expectations.supports import is_number, signed
 from lowerbound.expectations.tables import as_table, from_table
-from lowerbound.expectations.values import NotClosedForm, Term, Value, constant_of
+from lowerbound.expectations.values import Term, Value, constant_of
 
 
 @operation("add", "add_any")

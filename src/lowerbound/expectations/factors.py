@@ -17,6 +17,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.distribution import validation_enabled
 
 from lowerbound.expectations.apart import apart
+from lowerbound.expectations.atoms import Latent, NotClosedForm
 from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.composed import finite, masked, value_of
 from lowerbound.expectations.interpret import Graph, data_node, latent_node, run
@@ -24,7 +25,7 @@ from lowerbound.expectations.rules import Bound, Parameters, rule_for
 from lowerbound.expectations.rules.mixture import log_prob_of
 from lowerbound.expectations.supports import between
 from lowerbound.expectations.tables import refuse_exclusions
-from lowerbound.expectations.values import Latent, NotClosedForm, Value, align, array_of, as_value, latent_value
+from lowerbound.expectations.values import Value, align, array_of, as_value, latent_value
 from lowerbound.model.base import Model, Site
 from lowerbound.precision import float64
 

@@ -17,7 +17,8 @@ import numpy as np
 from jax.extend import core as jex
 
 from lowerbound.expectations import operations
-from lowerbound.expectations.values import NotClosedForm, as_value
+from lowerbound.expectations.atoms import NotClosedForm
+from lowerbound.expectations.values import as_value
 from lowerbound.model.lines import line_of
 
 #: Primitives that are a call of another function, and where it is.

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lowerbound.expectations.atoms import Atom, Latent
 from lowerbound.expectations.axes import Axis, Index, same_index
 from lowerbound.expectations.functions import IDENTITY, LOG, LOG_DET, Function
-from lowerbound.expectations.values import Atom, Latent, Term
+from lowerbound.expectations.values import Term
 
 
 class Scaled(NamedTuple):

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lowerbound.errors import ModelError
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.axes import Axis, Const
 from lowerbound.expectations.elementary import log
 from lowerbound.expectations.functions import IDENTITY, INDICATOR, INVERSE, LOG_DET, Function
-from lowerbound.expectations.values import NotClosedForm, Term, Value, array_of, as_value
+from lowerbound.expectations.values import Term, Value, array_of, as_value
 
 _REWRITE = "use the matrix itself, or a multiple of it, as precision_matrix= or covariance_matrix="
 

@@ -23,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.composed import MIXTURE, OPERATIONS, Composed, Pending, value_of
 from lowerbound.expectations.rearranging import STRUCTURAL, taken
-from lowerbound.expectations.values import NotClosedForm, Value, align, as_value, constant_of
+from lowerbound.expectations.values import Value, align, as_value, constant_of
 
 #: Name of the bound.
 RESPONSIBILITIES = "responsibilities"

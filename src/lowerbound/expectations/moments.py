@@ -20,13 +20,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from lowerbound.expectations.atoms import Atom, NotClosedForm
 from lowerbound.expectations.axes import Axis, Const, Index, contract, gather, index_axes, same_index, spread
 from lowerbound.expectations.functions import IDENTITY, INDICATOR
 from lowerbound.expectations.joint_scales import joint_moment
 from lowerbound.expectations.rules.base import Bound
 from lowerbound.expectations.structure import GaussianGroup, Moment, Structure
 from lowerbound.expectations.tables import conditioned
-from lowerbound.expectations.values import Atom, NotClosedForm, Term, Value, align
+from lowerbound.expectations.values import Term, Value, align
 
 Moments = Mapping[Moment, Any]
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lowerbound.expectations.arguments import Argument, argument, in_terms_of
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.axes import Axis, constant
 from lowerbound.expectations.composed import MIXTURE, OPERATIONS, Composed, Matrix, operation, source, value_of
 from lowerbound.expectations.elementary import exp, log, one_element
@@ -25,7 +26,7 @@ from lowerbound.expectations.functions import IDENTITY, Function
 from lowerbound.expectations.mixtures import perform_on_sums
 from lowerbound.expectations.rearranging import STRUCTURAL
 from lowerbound.expectations.tables import tabulate
-from lowerbound.expectations.values import NotClosedForm, Term, Value, as_value, constant_of
+from lowerbound.expectations.values import Term, Value, as_value, constant_of
 
 
 def perform(primitive: Any, inputs: Sequence[Any], params: dict[str, Any], kinds: Sequence[Any]) -> Any:

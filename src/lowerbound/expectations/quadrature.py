@@ -21,6 +21,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from lowerbound.expectations.atoms import Atom, NotClosedForm
 from lowerbound.expectations.axes import Index, index_axes
 from lowerbound.expectations.factors import RandomFactor
 from lowerbound.expectations.functions import IDENTITY, Function
@@ -33,7 +34,7 @@ from lowerbound.expectations.moments import (
     gaussian_moment,
 )
 from lowerbound.expectations.structure import Moment, Structure
-from lowerbound.expectations.values import Atom, NotClosedForm, Term
+from lowerbound.expectations.values import Term
 
 #: Name of such an expectation among bounds; it is one that is tight.
 QUADRATURE = "quadrature"

@@ -15,20 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lowerbound.errors import DataError
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.axes import Axis, Const, Lookup
 from lowerbound.expectations.composed import masked, operation
 from lowerbound.expectations.tables import as_table
-from lowerbound.expectations.values import (
-    NotClosedForm,
-    Term,
-    Value,
-    align,
-    array_of,
-    as_value,
-    constant_of,
-    product,
-    simplified,
-)
+from lowerbound.expectations.values import Term, Value, align, array_of, as_value, constant_of, product, simplified
 
 #: Elements of an array of integers that an operation may make to keep track of places.
 _PLACES = 10**7

@@ -15,12 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from lowerbound.expectations.atoms import Atom, Latent, NotClosedForm
 from lowerbound.expectations.axes import same_index
 from lowerbound.expectations.factors import Joint, RandomFactor
 from lowerbound.expectations.functions import IDENTITY, INDICATOR, LOG, Function
 from lowerbound.expectations.joint_scales import Scaled, scaled_groups
 from lowerbound.expectations.supports import is_number
-from lowerbound.expectations.values import Atom, Latent, NotClosedForm, Term
+from lowerbound.expectations.values import Term
 
 #: Dimensions of one dense Gaussian, and numbers in the covariances of a block.
 DENSE, NUMBERS = 1500, 2**25

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from lowerbound.expectations.atoms import Atom, NotClosedForm
 from lowerbound.expectations.axes import Axis, Const, contract, same_index, spread
 from lowerbound.expectations.functions import INDICATOR
-from lowerbound.expectations.values import Atom, NotClosedForm, Term, Value, align, as_value, constant_of, merged
+from lowerbound.expectations.values import Term, Value, align, as_value, constant_of, merged
 
 
 def indicator_axes(term: Term) -> tuple[tuple[Atom, ...], set[Axis]]:

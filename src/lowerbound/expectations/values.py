@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from lowerbound.expectations.atoms import Atom, Latent, NotClosedForm, atom_at, clash, const_at, never_both
 from lowerbound.expectations.axes import (
     Axis,
     Const,
@@ -31,84 +32,12 @@ from lowerbound.expectations.axes import (
     Lookup,
     constant,
     contract,
-    gather,
     index_axes,
     library,
     same_index,
     spread,
 )
-from lowerbound.expectations.functions import IDENTITY, INDICATOR, Function
-
-
-class NotClosedForm(Exception):
-    """An expectation has no closed form here.
-
-    Attributes:
-        operation: What was asked for, in words.
-        line: The line of the model it stands on, where known.
-        factor: The factor of the model it belongs to.
-        rewrite: What would give it one, where something would.
-    """
-
-    def __init__(self, operation: str, *, rewrite: str = ""):
-        self.operation, self.rewrite = operation, rewrite
-        self.line = self.factor = ""
-        super().__init__(operation)
-
-    def __str__(self) -> str:
-        where = (f"factor {self.factor!r}: " if self.factor else "") + self.operation
-        return where + (f" ({self.line})" if self.line else "") + (f"; {self.rewrite}" if self.rewrite else "")
-
-
-@dataclass(frozen=True, eq=False)
-class Latent:
-    """A latent site as the algebra sees it.
-
-    Args:
-        name: Of the site.
-        shape: Of its value; of a discrete site, of one value for each of its plates.
-        support: ``"real"``, ``"positive"``, ``"unit"``, ``"[a, b]"``, ``"simplex"``, ``"matrix"`` (positive definite)
-            or ``"discrete"``.
-        values: The values of a discrete site, else None.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    support: str
-    values: np.ndarray | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Atom:
-    """f(latent[index]). The index of an indicator ends with the axis k of its values."""
-
-    latent: Latent
-    function: Function
-    index: tuple[Index, ...]
-
-    def same_place(self, other: Atom) -> bool:
-        return self.latent is other.latent and all(map(same_index, self.index, other.index))
-
-    def renamed(self, names: Mapping[Axis, Axis]) -> Atom:
-        return replace(self, index=tuple(_renamed(i, names) for i in self.index))
-
-    @property
-    def axes(self) -> tuple[Axis, ...]:
-        return index_axes(self.index)
-
-    @property
-    def place(self) -> tuple[Index, ...]:
-        """The index without the axis of an indicator's values."""
-        return self.index[:-1] if self.function is INDICATOR else self.index
-
-
-def _renamed(i: Index, names: Mapping[Axis, Axis]) -> Index:
-    if isinstance(i, Axis):
-        return names.get(i, i)
-    if not any(a in names for a in i.axes):
-        return i
-    c = Const(i.array, i.axes).renamed(names)
-    return Lookup(c.array, c.axes)
+from lowerbound.expectations.functions import IDENTITY, INDICATOR
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,8 +260,8 @@ def product(s: Term, t: Term) -> Term | None:
             if isinstance(j, Axis):
                 names[k] = j
             else:  # 1[z = j] sum_k 1[z = k] c_k = 1[z = j] c_j
-                constants = [_const_at(c, {k: j}) for c in constants]
-                rest = [_atom_at(x, {k: j}) for x in atoms]
+                constants = [const_at(c, {k: j}) for c in constants]
+                rest = [atom_at(x, {k: j}) for x in atoms]
                 return product(Term(tuple(constants), tuple(rest), frozenset(summed - {k}), exponent), Term(()))
             summed.discard(k)
         elif isinstance(j, Axis) and j in summed:
@@ -341,9 +270,9 @@ def product(s: Term, t: Term) -> Term | None:
                 summed.discard(j)
                 atoms[found] = b
             else:
-                return None if _never(a, b) else _clash(a)
+                return None if never_both(a, b) else clash(a)
         elif not same_index(j, k):
-            return None if _never(a, b) else _clash(a)
+            return None if never_both(a, b) else clash(a)
     out = Term(tuple(constants), tuple(atoms), frozenset(summed), exponent)
     if names:
         out = out.renamed(names)
@@ -354,17 +283,6 @@ def added(exponents: Sequence[Value]) -> Value:
     """The sum of exponents. Their axes are known by identity, wherever they stand."""
     axes = dict.fromkeys(a for e in exponents for a in e.axes if a is not None)
     return Value(tuple(axes), merged(t for e in exponents for t in e.terms))
-
-
-def _never(a: Atom, b: Atom) -> bool:
-    """Whether two indicators of one element name different values everywhere."""
-    j, k = a.index[-1], b.index[-1]
-    both = isinstance(j, Lookup) and isinstance(k, Lookup) and j.axes == () and k.axes == ()
-    return both and int(j.array) != int(k.array)  # pyright: ignore
-
-
-def _clash(a: Atom) -> None:
-    raise NotClosedForm(f"two indicators of {a.latent.name!r} at values that are looked up")
 
 
 def simplified(t: Term) -> Term:
@@ -403,35 +321,14 @@ def _summed(t: Term, axes: Sequence[Axis], origin: dict[Axis, Axis] | None = Non
     return simplified(replace(t, summed=t.summed | frozenset(names.values())))
 
 
-def _const_at(c: Const, places: Mapping[Axis, Index]) -> Const:
-    if not any(a in places for a in c.axes):
-        return c
-    return gather(c.array, [places.get(a, a) for a in c.axes])
-
-
-def _atom_at(atom: Atom, places: Mapping[Axis, Index]) -> Atom:
-    if not any(a in places for a in atom.axes):
-        return atom
-    return replace(atom, index=tuple(_index_at(i, places) for i in atom.index))
-
-
-def _index_at(i: Index, places: Mapping[Axis, Index]) -> Index:
-    if isinstance(i, Axis):
-        return places.get(i, i)
-    if not any(a in places for a in i.axes):
-        return i
-    c = _const_at(Const(i.array, i.axes), places)
-    return Lookup(c.array, c.axes)
-
-
 def _term_at(t: Term, places: Mapping[Axis, Index]) -> Term:
     exponent = t.exponent
     if exponent is not None and any(a in places for a in _all_axes(exponent)):
         axes = index_axes([places.get(a, a) for a in exponent.axes if a is not None])
         exponent = Value(axes, tuple(_term_at(s, places) for s in exponent.terms))
     return Term(
-        tuple(_const_at(c, places) for c in t.constants),
-        tuple(_atom_at(a, places) for a in t.atoms),
+        tuple(const_at(c, places) for c in t.constants),
+        tuple(atom_at(a, places) for a in t.atoms),
         t.summed,
         exponent,
     )

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 from lowerbound.algorithms.blocks import blocks_of
 from lowerbound.algorithms.factored import Factored
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.factors import Joint, RandomFactor, random_factors
 from lowerbound.expectations.leaves import leaves_of, without
 from lowerbound.expectations.moments import BoundExpectation, Contraction
 from lowerbound.expectations.quadrature import factor_expectation
 from lowerbound.expectations.structure import Moment, Structure, structure_of
-from lowerbound.expectations.values import NotClosedForm
 from lowerbound.model.base import Model
 
 

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from numpyro.distributions import Distribution
 
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.composed import value_of
-from lowerbound.expectations.values import NotClosedForm, Value
+from lowerbound.expectations.values import Value
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,13 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.axes import Axis, Const, Index, Lookup
 from lowerbound.expectations.composed import Composed, value_of
 from lowerbound.expectations.elementary import exp, lgamma, log, power
 from lowerbound.expectations.rearranging import index, taken
 from lowerbound.expectations.rules.base import Bound, LogProb, Parameters, rule
 from lowerbound.expectations.tables import conditioned
-from lowerbound.expectations.values import IDENTITY, NotClosedForm, Term, Value, as_value, constant_of
+from lowerbound.expectations.values import IDENTITY, Term, Value, as_value, constant_of
 
 
 def log_probabilities(p: Parameters) -> Value:

@@ -21,12 +21,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.composed import value_of
 from lowerbound.expectations.elementary import apply, lgamma, log, reciprocal
 from lowerbound.expectations.rules.base import Bound, LogProb, Parameters, rule
 from lowerbound.expectations.rules.logistic import log_odds, logistic_bound
 from lowerbound.expectations.tables import as_table
-from lowerbound.expectations.values import NotClosedForm, Value
+from lowerbound.expectations.values import Value
 
 
 @rule(dist.Poisson, parameters=("rate",))

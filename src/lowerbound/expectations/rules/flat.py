@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpyro.distributions as dist
 
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.composed import value_of
 from lowerbound.expectations.elementary import log
 from lowerbound.expectations.rules.base import LogProb, Parameters, rule
 from lowerbound.expectations.rules.mixture import log_prob_of
-from lowerbound.expectations.values import NotClosedForm
 
 
 @rule(dist.Uniform, parameters=("low", "high"))

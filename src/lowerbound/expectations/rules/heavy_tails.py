@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.composed import value_of
 from lowerbound.expectations.elementary import lgamma, log, power
 from lowerbound.expectations.rules.base import Bound, LogProb, Parameters, rule
-from lowerbound.expectations.values import NotClosedForm, Value, constant_of
+from lowerbound.expectations.values import Value, constant_of
 
 
 def student(x: Value, df: Value, loc: Value, scale: Value, name: str) -> LogProb:

@@ -20,11 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.composed import Composed, source, value_of
 from lowerbound.expectations.elementary import power
 from lowerbound.expectations.rules.base import Bound, LogProb, Parameters
 from lowerbound.expectations.tables import as_table
-from lowerbound.expectations.values import NotClosedForm, Value
+from lowerbound.expectations.values import Value
 
 #: Where a function is compared with the logistic and the normal distribution function.
 _PROBE = np.array([-7.3, -3.1, -1.7, -0.83, -0.21, 0.13, 0.47, 1.3, 2.9, 6.1])

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import numpyro.distributions as dist
 
+from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.axes import Axis
 from lowerbound.expectations.composed import MIXTURE, value_of
 from lowerbound.expectations.mixtures import RESPONSIBILITIES, Lower, weighted_log_sum
 from lowerbound.expectations.rearranging import taken
 from lowerbound.expectations.rules.base import MAKERS, Bound, Entry, LogProb, Parameters, rule_for
 from lowerbound.expectations.rules.categorical import log_probabilities, normaliser
-from lowerbound.expectations.values import NotClosedForm, Value, as_value
+from lowerbound.expectations.values import Value, as_value
 
 
 def log_prob_of(x: Any) -> LogProb:

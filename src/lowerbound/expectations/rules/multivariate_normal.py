@@ -48,7 +48,7 @@ def multivariate_normal(p: Parameters, x: object) -> LogProb:
     if not root.random:
         covariance = (root.expand(root.ndim - 1) * root.expand(root.ndim - 2)).sum(-1)
         return LogProb(mvn_log_prob(x, p.loc, inverse(covariance), log_det(covariance) * -1.0))
-    from lowerbound.expectations.values import NotClosedForm
+    from lowerbound.expectations.atoms import NotClosedForm
 
     raise NotClosedForm(
         "a random Cholesky factor", rewrite="give the precision matrix a Wishart prior, and pass precision_matrix="
