@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import warnings
@@ -29,3 +30,7 @@ ThreadpoolController().limit(limits=1, user_api="blas")
 # A shell that runs the suite in the background makes it, and what it starts, deaf to Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Tracing makes many objects that live as long as the process, which Python's default walks through again and again.
+gc.freeze()
+gc.set_threshold(20_000, 20, 20)

@@ -20,16 +20,18 @@ SAYS = {
     "log_density": ["rates[0]", "TRUSTED", "log evidence"],
     "own_model": ["intercept", "saved:", "for ArviZ:"],
 }
+#: The lesson on amortizing has an autoencoder of its own, and is run by default; so are the laws of every gradient
+#: estimator (tests/laws/test_gradients.py).
+SLOW = ("digits_vae", "gradient_estimators")
 
 
 def test_the_table_is_complete():
     assert [s.stem for s in SCRIPTS] == sorted(SAYS)
 
 
-# The lesson on amortizing has an autoencoder of its own, and is run by default.
 @pytest.mark.parametrize(
     "script",
-    [pytest.param(s, marks=pytest.mark.slow) if s.stem == "digits_vae" else s for s in SCRIPTS],
+    [pytest.param(s, marks=pytest.mark.slow) if s.stem in SLOW else s for s in SCRIPTS],
     ids=lambda s: s.stem,
 )
 def test_script(script, tmp_path):

@@ -9,9 +9,9 @@ from tests.expectations.random_programs import INSIDE, model_of
 
 MODELS, EACH = 20, 26
 #: Models tried by default; the others with the slow tests.
-DEFAULT = 6
+DEFAULT = 4
 #: Models whose programs are counted by kind.
-COUNTED = 3
+COUNTED = 2
 
 
 def outcomes(number: int) -> dict[str, tuple[str, Outcome]]:

@@ -25,13 +25,18 @@ from tests.registry import ALGORITHMS, REFUSED, Fitter, data, log_density
 fitters = pytest.mark.parametrize("fitter", ALGORITHMS, ids=repr)
 
 
+@cache
+def bound() -> Model:
+    """The model on its data, of which everything is traced once."""
+    return Model.from_log_density(log_density(), data())
+
+
 def _fit(fitter: Fitter, seed: int = 0, rows: int = 0, **options) -> lb.Posterior:
     with warnings.catch_warnings():
         # Whether q is good enough is not the question here.
         warnings.simplefilter("ignore", TrustWarning)
         return lb.fit(
-            log_density(),
-            data(rows),
+            Model.from_log_density(log_density(), data(rows)) if rows else bound(),
             family=fitter.family(),
             algorithm=fitter.algorithm(),
             seed=seed,
@@ -117,14 +122,13 @@ def test_other_shapes_do_compile():
 
 @pytest.mark.parametrize(("algorithm", "family"), REFUSED, ids=lambda v: getattr(v, "__name__", ""))
 def test_a_family_that_it_cannot_fit_is_refused_before_compilation(algorithm, family):
-    model = Model.from_log_density(log_density(), data())
     with pytest.raises(IncompatibleError):
-        choose(model, family(), algorithm())
+        choose(bound(), family(), algorithm())
 
 
 @fitters
 def test_what_it_fits_is_not_refused(fitter: Fitter):
-    model = Model.from_log_density(log_density(), data())
+    model = bound()
     family, algorithm = choose(model, fitter.family(), fitter.algorithm())
     assert algorithm.name == fitter.algorithm().name and family.name == fitter.family().name
     assert "\n" not in algorithm.rule() and len(algorithm.rule()) > 20
@@ -133,7 +137,7 @@ def test_what_it_fits_is_not_refused(fitter: Fitter):
 @fitters
 def test_init_step_output(fitter: Fitter):
     # The contract that the loop relies on: a step count that grows in a phase, an answer once there is an ELBO.
-    model = Model.from_log_density(log_density(), data())
+    model = bound()
     family, algorithm = choose(model, fitter.family(), fitter.algorithm())
     kernel = Kernel(model, jacobian=fitter.algorithm().name != "maximum")
     state = algorithm.init(0, kernel, family)
@@ -165,7 +169,7 @@ def test_max_steps_stops_it_and_says_so(fitter: Fitter):
 def test_score_regression_steps_do_not_lower_the_elbo(fitter: Fitter, seed):
     # Accepted steps may fall below the best ELBO on the same noise by at most 0.05 nats (the noise's own
     # error); nothing is compared across a change of noise, which changes what the number estimates.
-    model = Model.from_log_density(log_density(), data())
+    model = bound()
     family, algorithm = choose(model, fitter.family(), fitter.algorithm())
     kernel = Kernel(model)
     state = algorithm.init(seed, kernel, family)
