@@ -22,7 +22,7 @@ from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.evidence import Evidence
 from lowerbound.diagnostics.row_gap import row_gap
 from lowerbound.diagnostics.rows import DRAWS, ENDED_BADLY, SAMPLED, RowChecks, check_rows, judge_rows
-from lowerbound.diagnostics.shared_latents import SharedChecks, check_shared, judge_shared, weights_at
+from lowerbound.diagnostics.shared_latents import BUDGET, SharedChecks, check_shared, judge_shared, weights_at
 from lowerbound.diagnostics.verdict import VerdictStatus
 from lowerbound.precision import float32
 
@@ -33,8 +33,8 @@ _PARTED = 64
 _FREE, _TIMES = 2**22, 4
 #: Weighted draws of each row that a posterior keeps, as far as all of them are no more than so many numbers.
 _KEPT, _NUMBERS = 200, 2**24
-#: Draws that those are chosen from; where rows share latents, for each draw of theirs.
-_CHOICE, _GIVEN = 256, 32
+#: Draws that those are chosen from; where rows share latents, for each draw of theirs, at least and at most.
+_CHOICE, _GIVEN = 256, (8, 32)
 #: Draws of shared latents and, for each, of a row, behind the ELBO.
 _SHARED, _EACH = 16, 16
 
@@ -167,6 +167,7 @@ def _given_shared(
 ) -> tuple[np.ndarray, float, str]:
     """Draws ``[kept, p]``: shared latents resampled by their weights, then each row's by its own given those."""
     n, d = problem.rows.size, problem.rows.dimension
+    choice = int(np.clip(BUDGET // (n * _KEPT), *_GIVEN))
     # Systematic resampling along the first latent, so that its moments are kept as far as the draws go.
     order = np.argsort(shared.draws[:, 0])
     edges = np.cumsum(np.exp(shared.log_weights[order]))
@@ -176,7 +177,7 @@ def _given_shared(
     drawn: list[np.ndarray] = []
 
     def noise(size: int) -> np.ndarray:
-        drawn.append(problem.noise(rng, size * n, _GIVEN))
+        drawn.append(problem.noise(rng, size * n, choice))
         return drawn[-1]
 
     for i, w, _ in weights_at(problem, learned, blocks, g, noise):
@@ -186,6 +187,6 @@ def _given_shared(
         pool[i : i + len(w)] = blocks[0] + blocks[1] * e
     said = (
         f"shared latents resampled by their weights, {shared.effective:.0f} of {len(shared.draws):,} effective, and "
-        f"each row's given them, from {_GIVEN} draws"
+        f"each row's given them, from {choice} draws"
     )
     return problem.rows.flat(pool, g), min(shared.effective, float(_KEPT)), said
