@@ -128,12 +128,6 @@ def test_batches_and_options():
 
 
 def test_models_without_rows_of_their_own():
-    def shared(x):
-        m = numpyro.sample("m", dist.Normal(0, 1))
-        with numpyro.plate("rows", x.shape[0]):
-            z = numpyro.sample("z", dist.Normal(m, 1))
-            numpyro.sample("x", dist.Normal(z[:, None], 1).to_event(1), obs=x)
-
     def fixed(x):
         with numpyro.plate("rows", 40):
             z = numpyro.sample("z", dist.Normal(0, 1))
@@ -150,6 +144,42 @@ def test_models_without_rows_of_their_own():
 
     family = Amortized(network())
     refused(IncompatibleError, "'z' is in no plate", none, family=family)
-    refused(IncompatibleError, "m is outside of the plate 'rows'", shared, family=Amortized(network(), site="z"))
     refused(ModelError, r"has 40 rows however many the data have", fixed, family=family)
     refused(IncompatibleError, "the rows of 'coupled' are not independent", coupled, family=family)
+
+
+def test_latents_that_rows_cannot_share():
+    def shared(x):
+        m = numpyro.sample("m", dist.Normal(0, 1))
+        with numpyro.plate("rows", x.shape[0]):
+            z = numpyro.sample("z", dist.Normal(m, 1))
+            numpyro.sample("x", dist.Normal(z[:, None], 1).to_event(1), obs=x)
+
+    def as_many_as_rows(x):
+        m = numpyro.sample("m", dist.Normal(0, 1).expand([x.shape[0]]).to_event(1))
+        with numpyro.plate("rows", x.shape[0]):
+            z = numpyro.sample("z", dist.Normal(m, 1))
+            numpyro.sample("x", dist.Normal(z[:, None], 1).to_event(1), obs=x)
+
+    def summed(x):
+        m = numpyro.sample("m", dist.Normal(0, 1).expand([x.shape[0]]).to_event(1))
+        with numpyro.plate("rows", x.shape[0]):
+            z = numpyro.sample("z", dist.Normal(jnp.ones(x.shape[0]) @ m, 1))
+            numpyro.sample("x", dist.Normal(z[:, None], 1).to_event(1), obs=x)
+
+    def labelled(x):
+        m = numpyro.sample("m", dist.Normal(0, 1))
+        with numpyro.plate("rows", x.shape[0]):
+            k = numpyro.sample("k", dist.Bernoulli(0.5))
+            z = numpyro.sample("z", dist.Normal(m + k, 1))
+            numpyro.sample("x", dist.Normal(z[:, None], 1).to_event(1), obs=x)
+
+    family, vi = Amortized(network()), lb.algorithms.AmortizedVI
+    refused(
+        IncompatibleError, "all rows share m, whose posterior would", shared, family=family, algorithm=vi(held_out=0.1)
+    )
+    refused(ModelError, "or m, outside of it, is as long as it is", as_many_as_rows, family=family)
+    refused(IncompatibleError, r"cannot be evaluated on 3 of its rows.*\(m\) whose", summed, family=family)
+    refused(IncompatibleError, "has discrete latents", labelled, family=family)
+    with pytest.raises(IncompatibleError, match="needed: 'dense' or 'diagonal'"):
+        Amortized(network(), shared="low_rank")

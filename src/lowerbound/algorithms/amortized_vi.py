@@ -4,12 +4,20 @@ For rows that are independent given the parameters theta, with l_ik = log p(x_i,
 
     L(w, theta) = log g(theta) + sum_i E[h(l_i1, ..., l_iK)] <= log p(x; theta),
 
-h the objective (the mean for the ELBO) *row by row*. A step draws b of the n rows and moves along the gradient of
+h the objective (the mean for the ELBO) *row by row*. Latents g that all rows share have a Gaussian q(g) = N(m, S)
+beside the rows', and
+
+    L(w, m, S, theta) = H(q(g)) + E_q(g)[log p(g; theta) + sum_i E[h(l_i1, ..., l_iK | g)]] <= log p(x; theta),
+
+since given g it is a bound as before: E_q(g)[log p(x, g) - log q(g)] is one on log p(x). Each row of a step has a draw
+g = m + S^{1/2} e of its own, which is less noisy than one for all and has the same mean, and its mirror image beside
+it: what is linear in e cancels, which is nearly all that rows say of S at random. In gradients g stands where theta
+does. A step draws b of the n rows and moves along the gradient of
 (n / b) times their sum: an unbiased estimate, whose cost does not depend on n. q's gradient is any of
 :mod:`lowerbound.gradients`; theta's is the ordinary one.
 
 *Rows*: each epoch goes once through the training rows in a new order; rows left over after the last whole batch wait
-for the next. A tenth of the rows is held out.
+for the next. A tenth of the rows is held out; none where rows share latents, whose posterior is that given all rows.
 
 *When to stop*: after each epoch the bound of the held-out rows is estimated, with the same noise every time. When it
 has not risen for ``patience`` epochs, the rate is cut to a third and the fit goes on from its best epoch; after three
@@ -27,6 +35,8 @@ Source: Kingma & Welling (2014); Rezende, Mohamed & Wierstra (2014); several dra
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +54,7 @@ from lowerbound.objectives import ELBO, Objective, Target
 
 _RATE, _BATCH = 0.01, 128
 _CUTS = 3
+_HELD_OUT = 0.1
 #: Draws of each held-out row, at least, behind the bound that stops a fit.
 _HELD_DRAWS = 16
 #: Training rows that stop a fit where none are held out, and steps without a rise at least.
@@ -57,6 +68,7 @@ class _State:
     training: np.ndarray
     held: np.ndarray
     noise: np.ndarray
+    shared_noise: np.ndarray
     parameters: Any
     optimizer_state: Any
     key: Any
@@ -79,7 +91,8 @@ class AmortizedVI(Algorithm):
         gradient: An estimator of :mod:`lowerbound.gradients`; None for the first that goes with the objective.
         batch_size: Rows a step; None for 128, or all that are trained on if they are fewer.
         optimizer: Any optax optimiser, of a *loss* per row; None for Adam, its rate cut when the bound stops rising.
-        held_out: Share of the rows that is not trained on, and stops the fit; 0 for none.
+        held_out: Share of the rows that is not trained on, and stops the fit; 0 for none; None for a tenth, or none
+            where rows share latents.
         patience: Epochs without a rise of the bound before the rate is cut, or the fit ends.
         max_steps: Steps before giving up.
 
@@ -92,7 +105,7 @@ class AmortizedVI(Algorithm):
     gradient: Gradient | None = None
     batch_size: int | None = None
     optimizer: Any = None
-    held_out: float = 0.1
+    held_out: float | None = None
     patience: int = 10
     max_steps: int = 100_000
     name = "amortized_vi"
@@ -102,7 +115,7 @@ class AmortizedVI(Algorithm):
         check_objective_and_gradient(self.objective, self.gradient, lambda: self.estimator)
         check_learns(self.objective, ["the network's weights, which all rows share"])
         check_positive("AmortizedVI", batch_size=self._rows(_BATCH), patience=self.patience, max_steps=self.max_steps)
-        if isinstance(self.held_out, bool) or not 0 <= self.held_out < 1:
+        if isinstance(self.held_out, bool) or not 0 <= (self.held_out or 0) < 1:
             raise IncompatibleError(f"AmortizedVI(held_out={self.held_out!r}): needed: a share of the rows, 0 to 1.")
         check_optimizer(self.optimizer)
 
@@ -112,7 +125,7 @@ class AmortizedVI(Algorithm):
         return default_gradient(self.objective) if self.gradient is None else self.gradient
 
     def rule(self) -> str:
-        whose = "of the held-out rows" if self.held_out else "of the training rows"
+        whose = "of the held-out rows" if self._share else "of the training rows"
         cuts = "" if self.optimizer is not None else f", after its rate was cut {_CUTS} times"
         return f"the bound {whose} did not rise for {self.patience} epochs and {_LEAST} steps{cuts}"
 
@@ -121,6 +134,19 @@ class AmortizedVI(Algorithm):
             f"amortized_vi trains a network that gives each row its block; family={family.name!r} has none. Use "
             "family=lb.families.Amortized(network, inputs=...), or leave algorithm out."
         )
+
+    def told_of(self, shared: Sequence[str]) -> AmortizedVI:
+        """The same for rows that share these latents, ``held_out`` decided.
+
+        Raises:
+            IncompatibleError: rows held out of what they share.
+        """
+        if shared and self.held_out:
+            raise IncompatibleError(
+                f"AmortizedVI(held_out={self.held_out!r}): all rows share {', '.join(shared)}, whose posterior would "
+                "lack the rows held out. Needed: held_out=0, or None."
+            )
+        return dataclasses.replace(self, held_out=0.0 if shared else self._share)
 
     def check_rows(self, rows: int) -> None:
         """Raise unless there are rows for a batch and for what is held out."""
@@ -146,6 +172,7 @@ class AmortizedVI(Algorithm):
             np.sort(order[held:]),
             np.sort(looked),
             problem.noise(rng, len(looked), max(_HELD_DRAWS, self.objective.num_samples)),
+            rng.standard_normal((len(looked), problem.shared)),
             parameters,
             adam_unless(self.optimizer, _RATE).init(parameters),
             jax.random.key(seed),
@@ -165,10 +192,11 @@ class AmortizedVI(Algorithm):
         )
         state.epoch, state.steps = state.epoch + 1, state.steps + batches
         state.problem.evaluations += index.size * self.objective.num_samples
-        weights, rest = state.problem(state.parameters, None, state.held, state.noise)
-        each = np.asarray(jax.vmap(self.objective.value)(jnp.asarray(weights)))
-        n = state.problem.rows.size
-        elbo, se = n * float(each.mean()) + rest, n * float(each.std() / np.sqrt(len(each)))
+        block = state.problem.shared_block(state.parameters)
+        drawn = block.transform(state.shared_noise)
+        weights, rest = state.problem(state.parameters, None, state.held, state.noise, drawn)
+        each = state.problem.rows.size * np.asarray(jax.vmap(self.objective.value)(jnp.asarray(weights))) + rest
+        elbo, se = float(each.mean() + block.entropy()), float(each.std() / np.sqrt(len(each)))
         finite = all(np.isfinite(np.asarray(v)).all() for v in jax.tree_util.tree_leaves(state.parameters))
         if not finite or not np.isfinite(elbo):
             state.status = Status.NOT_FINITE
@@ -189,7 +217,7 @@ class AmortizedVI(Algorithm):
         return state, Info("fitting", state.steps, elbo, se, status=state.status, detail=f"epoch {state.epoch}")
 
     def output(self, state: _State) -> Any:
-        """The best weights and parameters of the model so far."""
+        """The best weights, parameters of the model and of the shared latents' Gaussian so far."""
         return None if state.best is None else state.best[0]
 
     # -- pieces ----------------------------------------------------------------------------------
@@ -199,37 +227,46 @@ class AmortizedVI(Algorithm):
         return min(_BATCH, training) if self.batch_size is None else self.batch_size
 
     def _held(self, rows: int) -> int:
-        return max(1, round(rows * self.held_out)) if self.held_out else 0
+        return max(1, round(rows * self._share)) if self._share else 0
+
+    @property
+    def _share(self) -> float:
+        return _HELD_OUT if self.held_out is None else self.held_out
 
     def slope(self, problem: RowWeights, parameters: Any, rows: Any, keys: Any, arguments: Any, n: int) -> Any:
         """A surrogate per row for n rows, from some of them: to be differentiated.
 
         Args:
             problem: Rows and network.
-            parameters: Weights, and the model's parameters.
+            parameters: Weights, the model's parameters, and those of the shared latents' Gaussian.
             rows: Of each array ``[b, ...]``.
             keys: Of the noise, one for each row.
             arguments: Of the model.
             n: Rows that they stand for.
         """
-        weights, learned = parameters
-        places = problem.inputs
+        weights, learned, _ = parameters
+        places, shared = problem.inputs, problem.family.shared_block(parameters[2])
+        signs = [1.0, -1.0] if problem.shared else [1.0]
 
-        def one(row: Any, key: Any) -> Any:
-            noise = jax.random.normal(key, (self.objective.num_samples, problem.rows.dimension))
+        def one(row: Any, key: Any, sign: Any) -> tuple[Any, Any]:
+            noise = sign * jax.random.normal(key, (self.objective.num_samples, problem.rows.dimension))
+            g = shared.transform(sign * jax.random.normal(jax.random.fold_in(key, 1), (problem.shared,)))
 
-            def target(theta: Any) -> Target:
+            def target(moving: Any) -> Target:
+                theta, at = moving if problem.shared else (moving[0], g)
                 given = problem.filled(arguments, theta)
-                return Target(lambda z: jax.vmap(lambda u: problem.rows.terms(u, row, given)[0])(z), problem.prior)
+                return Target(lambda z: jax.vmap(lambda u: problem.rows.terms(u, at, row, given)[0])(z), problem.prior)
 
             def build(w: Any) -> Any:
                 return problem.family.block(w, [row[i] for i in places])
 
-            return surrogate_with_model(self.estimator, self.objective, target, build, weights, learned, noise)
+            # Where nothing is shared, nothing moves with it.
+            moving = (learned, g) if problem.shared else (learned,)
+            slope = surrogate_with_model(self.estimator, self.objective, target, build, weights, moving, noise)
+            return slope.surrogate, problem.rest(row, g, problem.filled(arguments, learned))
 
-        slopes = jax.vmap(one)(rows, keys)
-        rest = problem.rest([r[0] for r in rows], problem.filled(arguments, learned))
-        return slopes.surrogate.mean() + rest / n
+        each = jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None))(rows, keys, jnp.asarray(signs))
+        return each[0].mean() + (each[1].mean() + shared.entropy()) / n
 
     def _compile(self, state: _State) -> Any:
         problem, optimizer, n = state.problem, adam_unless(self.optimizer, _RATE), len(state.training)

@@ -4,7 +4,8 @@
 
 One set of weights w stands for all rows, so that n blocks cost as much to keep as one, a new row is answered without
 a fit, and rows can be taken a few at a time. What is lost beside a block of its own for each row is the *amortization
-gap*: what the network cannot say.
+gap*: what the network cannot say. Latents g that all rows share have one Gaussian beside the rows', q(g) prod_i q(z_i),
+dense or diagonal on the unconstrained space.
 """
 
 from __future__ import annotations
@@ -15,9 +16,18 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lowerbound.errors import DataError, IncompatibleError
-from lowerbound.families.diagonal import DiagonalGaussian
+from lowerbound.families.base import Family
+from lowerbound.families.dense import Dense
+from lowerbound.families.diagonal import Diagonal, DiagonalGaussian
+
+#: Shared latents up to which their Gaussian is dense if nothing is asked for.
+_DENSE = 100
+#: Standard deviation, unconstrained, at which it starts.
+_START = 0.1
+_SHARED = {"dense": Dense(), "diagonal": Diagonal()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +39,10 @@ class Amortized:
             and returns the location and log scale ``[d]`` of that row's latents on the unconstrained space, as two
             arrays or as one ``[2 d]``, the locations first. With several latents in a row: in the model's order.
         inputs: Names of the data's arrays that it reads.
-        site: The latent that it is for; None for all that each row has.
+        site: A latent whose plate has the rows; None for the largest plate that a latent is in. The network is for all
+            latents in that plate.
+        shared: The Gaussian of the latents outside of the plate: ``"dense"``, ``"diagonal"`` or such an object; None
+            for dense up to 100 numbers. Without such latents it is not read.
 
     Cost: one evaluation of the network for each row.
 
@@ -45,6 +58,7 @@ class Amortized:
     network: Any
     inputs: str | tuple[str, ...] = "x"
     site: str | None = None
+    shared: str | Family | None = None
     name = "amortized"
 
     def __post_init__(self) -> None:
@@ -57,6 +71,12 @@ class Amortized:
             raise IncompatibleError(
                 f"Amortized(network={type(self.network).__name__}): it has no floating-point arrays to train. Needed: "
                 "an equinox module; a plain function hides its weights from the optimiser."
+            )
+
+        asked = _SHARED.get(self.shared) if isinstance(self.shared, str) else self.shared
+        if self.shared is not None and not isinstance(asked, (Dense, Diagonal)):
+            raise IncompatibleError(
+                f"Amortized(shared={self.shared!r}): needed: 'dense' or 'diagonal', the Gaussian of what rows share."
             )
 
     @property
@@ -77,6 +97,25 @@ class Amortized:
         out = self.with_weights(weights)(*rows)
         location, log_scale = out if isinstance(out, (tuple, list)) else jnp.split(out, 2)
         return DiagonalGaussian(location.reshape(-1), jnp.exp(log_scale.reshape(-1)))
+
+    def shared_start(self, dimension: int) -> dict[str, Any]:
+        """Parameters of the shared latents' Gaussian where a fit starts; none for none."""
+        if not dimension:
+            return {}
+        start = np.zeros(dimension), np.full(dimension, _START**2)
+        family = self._shared_family(dimension)
+        return family.parameters(family.build(*start))
+
+    def shared_block(self, parameters: dict[str, Any]) -> Any:
+        """That Gaussian; traceable by JAX. Without shared latents one of no dimensions."""
+        if not parameters:
+            return DiagonalGaussian(np.zeros(0), np.ones(0))
+        return self._shared_family(len(parameters["location"])).from_parameters(parameters)
+
+    def _shared_family(self, dimension: int) -> Family:
+        if self.shared is None:
+            return Dense() if dimension <= _DENSE else Diagonal()
+        return _SHARED[self.shared] if isinstance(self.shared, str) else self.shared
 
     def check(self, inputs: dict[str, tuple[int, ...]], dimension: int, sites: dict[str, tuple[int, ...]]) -> None:
         """Raise unless the network maps a row to a block of that dimension. Nothing is computed.

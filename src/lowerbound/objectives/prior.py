@@ -102,7 +102,7 @@ def row_prior(rows: RowModel) -> GaussianPrior | None:
     if whole is None:
         return None
     p = rows.model.dimension
-    places = _row_places(rows)
+    places = rows.row_places
     known = np.isin(places, whole.index)
     mean, sd = np.zeros(p), np.zeros(p)
     mean[whole.index], sd[whole.index] = np.asarray(whole.mean), np.asarray(whole.sd)
@@ -111,11 +111,3 @@ def row_prior(rows: RowModel) -> GaussianPrior | None:
         return None
     index = np.flatnonzero(known[0])
     return GaussianPrior(index, mean[places[0, index]], sd[places[0, index]])
-
-
-def _row_places(rows: RowModel) -> np.ndarray:
-    """Where the latents of each row are in the model's vector ``[n, d]``."""
-    order = rows.flat(np.arange(rows.model.dimension).reshape(rows.size, rows.dimension).astype(float)).astype(int)
-    places = np.empty(len(order), int)
-    places[order] = np.arange(len(order))
-    return places.reshape(rows.size, rows.dimension)
