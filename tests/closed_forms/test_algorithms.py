@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 import pytest
 
 import lowerbound as lb
-from lowerbound import algorithms, kernel
+from lowerbound import algorithms, compilation
 from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.remainder import remaining
 from lowerbound.algorithms.sweeps import Sweeper
@@ -191,8 +191,8 @@ def test_batches_that_make_no_sense_are_refused():
 
 
 def test_a_compiler_without_the_shorter_way_is_asked_for_the_longer(monkeypatch):
-    monkeypatch.setattr(kernel, "_DIRECT", {"xla_no_such_option": True})
+    monkeypatch.setattr(compilation, "_DIRECT", {"xla_no_such_option": True})
     with float64():
-        program, known = kernel.compile_once(lambda x: 3.0 * x + 0.25, np.zeros(5), direct=True)
+        program, known = compilation.compile_once(lambda x: 3.0 * x + 0.25, np.zeros(5), direct=True)
         assert not known
         np.testing.assert_array_equal(program(np.arange(5.0)), 3.0 * np.arange(5.0) + 0.25)

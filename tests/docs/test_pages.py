@@ -264,37 +264,37 @@ def text_of(page: str, heading: str = "") -> str:
 
 
 def test_the_thresholds_of_the_verdict_are_those_in_the_code():
-    from lowerbound.diagnostics import chains, tails, verdict
+    from lowerbound.diagnostics import chains, judging, tails
 
     page = text_of("verdict.md", "## The rules")
-    shift, k = verdict.SHIFT, (verdict.GOOD_K, verdict.USABLE_K)
+    shift, k = judging.SHIFT, (judging.GOOD_K, judging.USABLE_K)
     for said in (
-        f"float64 cannot tell {verdict.RESOLUTION:g} nats apart",
-        f"gap − 2 · min(its standard error, {verdict.GAP:g}) < {verdict.GAP:g} nats",
-        f"and gap < {4 * verdict.GAP:g} nats",
+        f"float64 cannot tell {judging.RESOLUTION:g} nats apart",
+        f"gap − 2 · min(its standard error, {judging.GAP:g}) < {judging.GAP:g} nats",
+        f"and gap < {4 * judging.GAP:g} nats",
         f"mean by more than {shift:g} standard deviations, and no log standard deviation by more than {shift:g};",
-        f"k-hat < {k[0]:g} with more than {verdict.FLOOR:.0%} of the draws effective;",
-        f"or k-hat < {k[1]:g} with more than {verdict.LEARNED:.0%};",
-        f"the log evidence is below {verdict.EVIDENCE_SE:g} nats;",
-        f"at most {verdict.MISSING:.0%} of the searches",
-        f"at least {verdict.EFFECTIVE:,} effective draws;",
+        f"k-hat < {k[0]:g} with more than {judging.FLOOR:.0%} of the draws effective;",
+        f"or k-hat < {k[1]:g} with more than {judging.LEARNED:.0%};",
+        f"the log evidence is below {judging.EVIDENCE_SE:g} nats;",
+        f"at most {judging.MISSING:.0%} of the searches",
+        f"at least {judging.EFFECTIVE:,} effective draws;",
         f"They are *mixed* if R-hat < {chains.R_HAT:g}",
         f"no coordinate has fewer than {chains.EFFECTIVE} effective draws",
         f"of a log standard deviation reaches {chains.ERROR:g}",
         f"fewer than {chains.DIVERGENCES:.1%} of the transitions are divergent",
         f"the mean acceptance is above {chains.ACCEPTANCE:g}",
-        f"of what would be returned by more than {verdict.DRIFT:g},",
-        f"and so does an R-hat above {verdict.APART:g}.",
+        f"of what would be returned by more than {judging.DRIFT:g},",
+        f"and so does an R-hat above {judging.APART:g}.",
         f"no log standard deviation of q is off by more than {shift:g}, nor",
-        f"R-hat below {verdict.APART:g}, at least 100 effective draws",
+        f"R-hat below {judging.APART:g}, at least 100 effective draws",
         f"in the units that you see, is {tails.NO_SD:g} or more.",
     ):
         assert said in page, said
 
 
 def test_the_thresholds_of_what_is_reported_are_those_in_the_code():
-    from lowerbound import responsibilities
     from lowerbound.diagnostics import discrete, reported
+    from lowerbound.model import responsibilities
 
     page = text_of("verdict.md", "## What is reported is what is judged")
     assert f"up to {reported._COLUMNS:,} of them, evenly spaced, where a draw has at most {reported._NUMBERS:,}" in page
@@ -305,7 +305,7 @@ def test_the_thresholds_of_what_is_reported_are_those_in_the_code():
 
 
 def test_the_thresholds_of_the_chains_are_those_in_the_code():
-    from lowerbound.diagnostics import chains, hamiltonian, verdict
+    from lowerbound.diagnostics import chains, hamiltonian, judging
 
     page = text_of("methods/chains.md")
     (accept, steps), (finer, more) = chains._PACES
@@ -325,9 +325,9 @@ def test_the_thresholds_of_the_chains_are_those_in_the_code():
         f"(an energy error above {hamiltonian._DIVERGENT:,.0f})",
         f"mean acceptance above {chains.ACCEPTANCE:g}.",
         f"weighted covariance up to {chains._DENSE:,} dimensions",
-        f"more than {verdict.DRIFT:g} *and* more than noise",
-        f"|shift| > max({verdict.DRIFT:g}, z · se)",
-        f"(R-hat below {verdict.APART:g}, at least 100 effective draws",
+        f"more than {judging.DRIFT:g} *and* more than noise",
+        f"|shift| > max({judging.DRIFT:g}, z · se)",
+        f"(R-hat below {judging.APART:g}, at least 100 effective draws",
     ):
         assert said in page, said
     evidence = text_of("methods/evidence.md")
