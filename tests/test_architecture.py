@@ -46,7 +46,6 @@ ORDER = (
     "encoder",  # what a fitted network answers
     "posterior",  # the answer, and in a file
     "divergences",  # how far two are apart
-    "projection",  # the answer as a Gaussian
     "decomposition",  # log p(x) = ELBO + KL, each by itself
     "fitting",  # the ways through a fit, and the loop they share
     "updating",  # the answer, as data arrive

@@ -12,7 +12,7 @@ import lowerbound as lb
 from lowerbound.families import DenseGaussian, DiagonalGaussian
 from lowerbound.families.stand_in import gaussian_kl, gaussian_of
 from lowerbound.model.given import as_model
-from lowerbound.projection import log_normaliser, stand_in
+from lowerbound.updating.stand_in import log_normaliser, stand_in
 from tests.updating.models import logistic
 
 
