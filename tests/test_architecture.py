@@ -57,7 +57,7 @@ ORDER = (
 #: Imports inside a function that point the other way, or within a package close a circle. Each has a reason.
 EXCEPTIONS = {
     ("lowerbound.posterior.posterior", "lowerbound.posterior.storage"): "save is storage.save(posterior)",
-    ("lowerbound.posterior.posterior", "lowerbound.updating"): "update is updating.update(posterior, ...)",
+    ("lowerbound.posterior.posterior", "lowerbound.updating.update"): "update is update(posterior, ...)",
     ("lowerbound.model.base", "lowerbound.model.numpyro"): "Model.from_numpyro is a way in that makes a Model",
     ("lowerbound.model.base", "lowerbound.model.log_density"): "Model.from_log_density is a way in that makes a Model",
 }

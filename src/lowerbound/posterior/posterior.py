@@ -296,7 +296,7 @@ class Posterior:
 
         Cost: that of a fit of the new rows; in all the rows are read once.
         """
-        from lowerbound.updating import update
+        from lowerbound.updating.update import update
 
         return update(
             self,
