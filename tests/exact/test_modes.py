@@ -11,11 +11,13 @@ import numpyro.distributions as dist
 import pytest
 
 import lowerbound as lb
+from lowerbound.algorithms import SVGD, MarkovianScoreClimbing, MomentMatching
+from lowerbound.algorithms.dense_start import other_modes
 from lowerbound.algorithms.modes import Census
 from lowerbound.algorithms.pattern import Iterate
-from lowerbound.algorithms.score_regression import other_modes
 from lowerbound.algorithms.search import End, surrounding_points
-from lowerbound.families import DenseGaussian, LowRankGaussian, Point
+from lowerbound.families import Dense, DenseGaussian, LowRankGaussian, Particles, Point
+from lowerbound.fitting import run
 from lowerbound.kernel import Kernel
 from lowerbound.model import Model
 
@@ -261,3 +263,13 @@ def test_another_algorithms_q_beside_a_second_mode(other):
         np.testing.assert_allclose(modes[0].mean, 7.0, atol=0.01)
         np.testing.assert_allclose(modes[0].covariance, 0.25 * np.eye(3), atol=0.02)
     assert other_modes(kernel, Point(np.zeros(3)), 0) == ([], 0.0)
+    if other:  # those that begin with the dense fit have taken its census, and none is taken after them
+        for algorithm, family in (
+            (MomentMatching(max_steps=1), Dense()),
+            (MarkovianScoreClimbing(max_steps=1), Dense()),
+            (SVGD(max_steps=1), Particles(8)),
+        ):
+            assert algorithm.finds_modes
+            ended = run(algorithm, kernel, family)
+            (mode,) = algorithm.modes(ended.state)
+            np.testing.assert_allclose(mode.mean, modes[0].mean, atol=0.01)

@@ -106,6 +106,8 @@ class Algorithm(ABC):
     name: str
     #: Whether it learns parameters of the model itself (``numpyro.param``) beside q's.
     learns: ClassVar[bool] = False
+    #: Whether it looks for other modes itself, so that nothing need look for them after it.
+    finds_modes: ClassVar[bool] = False
 
     @abstractmethod
     def check(self, model: Any, family: Family) -> None:

@@ -50,6 +50,7 @@ class FromGaussian(Algorithm):
 
     max_steps: int = 4000
     name = "from_gaussian"
+    finds_modes = True
 
     def __post_init__(self) -> None:
         check_positive("FromGaussian", max_steps=self.max_steps)

@@ -29,10 +29,11 @@ from typing import Any
 
 import numpy as np
 
-from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
+from lowerbound.algorithms.base import Algorithm, Info, Mode, Status, check_positive
+from lowerbound.algorithms.dense_start import DenseStart
 from lowerbound.algorithms.moment_matching import as_block, elbo_of, groups_of
 from lowerbound.algorithms.pattern import allowed
-from lowerbound.algorithms.score_regression import DENSE_LIMIT, ScoreRegression
+from lowerbound.algorithms.score_regression import DENSE_LIMIT
 from lowerbound.algorithms.tilted import Moments, best
 from lowerbound.algorithms.weighted_moments import USABLE_K, log_mixture, student_about
 from lowerbound.errors import IncompatibleError
@@ -50,7 +51,7 @@ class _State:
     family: Family
     rng: np.random.Generator
     groups: list[np.ndarray]
-    start: Any
+    start: DenseStart
     about: Moments | None = None
     z: np.ndarray = field(default_factory=lambda: np.empty(0))
     value: float = -np.inf
@@ -77,6 +78,7 @@ class MarkovianScoreClimbing(Algorithm):
     num_samples: int = 16
     max_steps: int = 2000
     name = "markovian_score_climbing"
+    finds_modes = True
 
     def __post_init__(self) -> None:
         check_positive("MarkovianScoreClimbing", max_steps=self.max_steps)
@@ -102,7 +104,7 @@ class MarkovianScoreClimbing(Algorithm):
             )
 
     def init(self, seed: int, kernel: Kernel, family: Family) -> _State:
-        start = ScoreRegression().init(seed, kernel, Dense())
+        start = DenseStart(seed, kernel)
         return _State(kernel, family, np.random.default_rng([seed, 9]), groups_of(family, kernel.dimension), start)
 
     def step(self, state: _State) -> tuple[_State, Info]:
@@ -122,28 +124,28 @@ class MarkovianScoreClimbing(Algorithm):
 
     def output(self, state: _State) -> Block | None:
         if state.about is None:
-            fitted = ScoreRegression().output(state.start)
+            fitted = state.start.fitted()
             if fitted is None:
                 return None
             return state.family.build(np.asarray(fitted.mean), fitted.covariance())  # pyright: ignore
         now = _averages(state) if len(state.first) >= _FIRST else state.about
         return as_block(best(now, state.groups, 1.0), state.groups)
 
+    def modes(self, state: _State) -> list[Mode]:
+        return state.start.modes(self.output(state))
+
+    def missing_modes(self, state: _State) -> float:
+        return state.start.missing
+
     # -- pieces ----------------------------------------------------------------------------------
 
     def _approach(self, state: _State) -> tuple[_State, Info]:
-        first = ScoreRegression()
-        state.start, info = first.step(state.start)
-        fitted = first.output(state.start)
-        phase = "fitting a start" if info.phase == "fitting" else info.phase
-        info = Info(phase, info.step, status=info.status)
-        if info.status in (Status.FLAT, Status.UNBOUNDED, Status.NOT_FINITE) or fitted is None:
-            return state, info
-        if info.status is not None or info.phase == "looking for other modes":
-            state.about = Moments(np.asarray(fitted.mean), fitted.covariance())  # pyright: ignore
+        info = state.start.step()
+        if (fitted := state.start.gaussian) is not None:
+            state.about = Moments(np.asarray(fitted.mean), fitted.covariance())
             state.z = np.zeros(state.kernel.dimension)  # in whitened coordinates: the mean
             state.value = float(state.kernel(state.about.mean[None])[0][0])
-        return state, info._replace(status=None)
+        return state, info
 
     def _batch(self, state: _State, about: Moments) -> None:
         """Steps of the chain from proposals that are drawn and evaluated together."""

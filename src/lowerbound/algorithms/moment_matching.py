@@ -38,10 +38,11 @@ from typing import Any
 
 import numpy as np
 
-from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
+from lowerbound.algorithms.base import Algorithm, Info, Mode, Status, check_positive
+from lowerbound.algorithms.dense_start import DenseStart
 from lowerbound.algorithms.pattern import allowed
 from lowerbound.algorithms.quasi_newton import root
-from lowerbound.algorithms.score_regression import DENSE_LIMIT, ScoreRegression
+from lowerbound.algorithms.score_regression import DENSE_LIMIT
 from lowerbound.algorithms.tilted import Moments, best, between, surrogate
 from lowerbound.algorithms.weighted_moments import USABLE_K, Measured, measure
 from lowerbound.errors import IncompatibleError
@@ -65,8 +66,7 @@ class _State:
     rng: np.random.Generator
     groups: list[np.ndarray]
     draws: int
-    start: Any
-    fitted: Block | None = None
+    start: DenseStart
     q: Moments | None = None
     pi: Moments | None = None
     rounds: int = 0
@@ -94,6 +94,7 @@ class MomentMatching(Algorithm):
     tolerance: float = 0.01
     max_steps: int = 50
     name = "moment_matching"
+    finds_modes = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.objective, Weighted):
@@ -128,8 +129,7 @@ class MomentMatching(Algorithm):
         p = kernel.dimension
         groups = groups_of(family, p)
         draws = max(_FIRST, 64 * int(np.ceil(4 * p / 64)), self.objective.num_samples)
-        start = ScoreRegression().init(seed, kernel, Dense())
-        return _State(kernel, family, np.random.default_rng([seed, 6]), groups, draws, start)
+        return _State(kernel, family, np.random.default_rng([seed, 6]), groups, draws, DenseStart(seed, kernel))
 
     def step(self, state: _State) -> tuple[_State, Info]:
         if state.q is None:
@@ -142,29 +142,28 @@ class MomentMatching(Algorithm):
 
     def output(self, state: _State) -> Block | None:
         if state.q is None:
-            if state.fitted is None:
+            fitted = state.start.fitted()
+            if fitted is None:
                 return None
-            return state.family.build(np.asarray(state.fitted.mean), state.fitted.covariance())  # pyright: ignore
+            return state.family.build(np.asarray(fitted.mean), fitted.covariance())  # pyright: ignore
         return as_block(state.q, state.groups)
+
+    def modes(self, state: _State) -> list[Mode]:
+        return state.start.modes(self.output(state))
+
+    def missing_modes(self, state: _State) -> float:
+        return state.start.missing
 
     # -- pieces ----------------------------------------------------------------------------------
 
     def _approach(self, state: _State) -> tuple[_State, Info]:
-        """A step of the dense fit that is the start; once it has arrived, q and pi for its Gaussian."""
-        first = ScoreRegression()
-        state.start, info = first.step(state.start)
-        state.fitted = first.output(state.start)
-        phase = "fitting a start" if info.phase == "fitting" else info.phase
-        # Its ELBO is of another q than the answer: it has no place in the trace.
-        info = Info(phase, info.step, status=info.status)
-        if info.status in (Status.FLAT, Status.UNBOUNDED, Status.NOT_FINITE) or state.fitted is None:
-            return state, info
-        if info.status is not None or info.phase == "looking for other modes":
-            block = state.fitted
-            p = Moments(np.asarray(block.mean), block.covariance())  # pyright: ignore[reportAttributeAccessIssue]
+        """A step of the dense fit that is the start; once it is there, q and pi for its Gaussian."""
+        info = state.start.step()
+        if (block := state.start.gaussian) is not None:
+            p = Moments(np.asarray(block.mean), block.covariance())
             state.q = best(p, state.groups, self.objective.power)
             state.pi = between(p, state.q, self.objective.power) or p
-        return state, info._replace(status=None)
+        return state, info
 
     def _round(self, state: _State) -> None:
         """Measure the moments of pi at q, and move q to what they imply."""

@@ -46,7 +46,7 @@ from lowerbound.algorithms.search import End, Search, local_elbos
 from lowerbound.algorithms.structure import MOST_GLOBALS, find_layout
 from lowerbound.algorithms.walk import Ground, Walk
 from lowerbound.errors import IncompatibleError
-from lowerbound.families import Arrow, Block, BoundProduct, Dense, Diagonal, Family, GaussianBlock
+from lowerbound.families import Arrow, Block, BoundProduct, Dense, Diagonal, Family
 from lowerbound.kernel import Kernel
 
 #: Up to so many dimensions it is the default.
@@ -79,6 +79,7 @@ class ScoreRegression(Algorithm):
     tolerance: float = 0.01
     max_steps: int = 200
     name = "score_regression"
+    finds_modes = True
 
     def __post_init__(self) -> None:
         check_positive("ScoreRegression", tolerance=self.tolerance, max_steps=self.max_steps)
@@ -218,32 +219,6 @@ class ScoreRegression(Algorithm):
             if walk.arrived or walk.averages or walk.status is not None:
                 break
         return walk.current if np.isfinite(walk.current.elbo) else None
-
-
-def other_modes(kernel: Kernel, q: Block, seed: int) -> tuple[list[Mode], float]:
-    """Modes that a dense fit of the same density meets and q does not hold, and the share of modes missing.
-
-    For a q of another algorithm, which knows of its own mode only. A point mass has no extent, and so no others.
-
-    Cost: that of the default fit.
-    """
-    if q.noise_dimension == 0:
-        return [], 0.0
-    algorithm = ScoreRegression()
-    state = algorithm.init(seed, kernel, Dense())
-    status = None
-    while status is None:
-        state, info = algorithm.step(state)
-        status = info.status
-    best = algorithm.output(state)
-    if status is not Status.CONVERGED or not isinstance(best, GaussianBlock) or state.walk is None:
-        return [], 0.0
-    mean, sd = np.asarray(q.mean), np.sqrt(np.asarray(q.variance()))
-    found = [Mode(np.asarray(best.mean), best.covariance(), state.walk.current.elbo, False), *state.others]
-    if not any(m.separate for m in found):  # one peak, however q has come to lie about it
-        return [], 0.0
-    own = int(np.argmin([(((m.mean - mean) / sd) ** 2).sum() for m in found]))
-    return [m._replace(separate=True) for i, m in enumerate(found) if i != own], state.missing
 
 
 def _affine(kernel: Kernel, rng: np.random.Generator) -> bool:

@@ -27,12 +27,13 @@ from typing import Any
 
 import numpy as np
 
-from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
-from lowerbound.algorithms.score_regression import DENSE_LIMIT, ScoreRegression
+from lowerbound.algorithms.base import Algorithm, Info, Mode, Status, check_positive
+from lowerbound.algorithms.dense_start import DenseStart
+from lowerbound.algorithms.score_regression import DENSE_LIMIT
 from lowerbound.algorithms.stein import KERNELS, median_bandwidth, velocity
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.noise import matched_normals
-from lowerbound.families import Block, Dense, DenseGaussian, Family, ParticleBlock, Particles
+from lowerbound.families import Block, DenseGaussian, Family, ParticleBlock, Particles
 from lowerbound.kernel import Kernel
 
 _RATE, _PATIENCE = 0.1, 50
@@ -46,7 +47,7 @@ class _State:
     kernel: Kernel
     rng: np.random.Generator
     count: int
-    start: Any
+    start: DenseStart
     gaussian: DenseGaussian | None = None
     x: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     first: np.ndarray = field(default_factory=lambda: np.empty(0))
@@ -81,6 +82,7 @@ class SVGD(Algorithm):
     tolerance: float = 0.005
     max_steps: int = 5000
     name = "svgd"
+    finds_modes = True
 
     def __post_init__(self) -> None:
         check_positive("SVGD", tolerance=self.tolerance, max_steps=self.max_steps)
@@ -110,8 +112,7 @@ class SVGD(Algorithm):
 
     def init(self, seed: int, kernel: Kernel, family: Family) -> _State:
         assert isinstance(family, Particles)
-        start = ScoreRegression().init(seed, kernel, Dense())
-        return _State(kernel, np.random.default_rng([seed, 8]), family.num_particles, start)
+        return _State(kernel, np.random.default_rng([seed, 8]), family.num_particles, DenseStart(seed, kernel))
 
     def step(self, state: _State) -> tuple[_State, Info]:
         if state.gaussian is None:
@@ -123,30 +124,29 @@ class SVGD(Algorithm):
 
     def output(self, state: _State) -> Block | None:
         if state.gaussian is None:
-            fitted = ScoreRegression().output(state.start)
+            fitted = state.start.fitted()
             if fitted is None:
                 return None
             noise = matched_normals(np.random.default_rng(0), state.count + state.count % 2, fitted.noise_dimension)
             return ParticleBlock(np.asarray(fitted.transform(noise[: state.count])))
         return ParticleBlock(state.gaussian.transform(state.x))
 
+    def modes(self, state: _State) -> list[Mode]:
+        return state.start.modes(self.output(state))
+
+    def missing_modes(self, state: _State) -> float:
+        return state.start.missing
+
     # -- pieces ----------------------------------------------------------------------------------
 
     def _approach(self, state: _State) -> tuple[_State, Info]:
-        first = ScoreRegression()
-        state.start, info = first.step(state.start)
-        fitted = first.output(state.start)
-        phase = "fitting a start" if info.phase == "fitting" else info.phase
-        info = Info(phase, info.step, status=info.status)  # the ELBO is the Gaussian's: particles have none
-        if info.status in (Status.FLAT, Status.UNBOUNDED, Status.NOT_FINITE) or fitted is None:
-            return state, info
-        if info.status is not None or info.phase == "looking for other modes":
-            assert isinstance(fitted, DenseGaussian)
+        info = state.start.step()
+        if (fitted := state.start.gaussian) is not None:
             state.gaussian = fitted
             n, p = state.count, fitted.dimension
             state.x = matched_normals(state.rng, n + n % 2, p)[:n]
             state.first, state.second = np.zeros((n, p)), np.zeros((n, p))
-        return state, info._replace(status=None)
+        return state, info
 
     def _move(self, state: _State, gaussian: DenseGaussian) -> None:
         _, gradient = state.kernel(gaussian.transform(state.x))

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Mode, Status
-from lowerbound.algorithms.from_gaussian import FromGaussian
-from lowerbound.algorithms.score_regression import ScoreRegression, other_modes
+from lowerbound.algorithms.dense_start import other_modes
 from lowerbound.diagnostics.assessment import Assessment, weigh_up
 from lowerbound.diagnostics.importance import MANY
 from lowerbound.diagnostics.nonfinite import check_starts
@@ -83,7 +82,7 @@ def fit_unconstrained(model: Model, family: Family, algorithm: Algorithm, sessio
                 family, algorithm = refine(kernel, chosen, algorithm)
                 first = None
         found = first or fitted(algorithm, kernel, family, session)
-        if not isinstance(algorithm, (ScoreRegression, FromGaussian)) and kernel.dimension <= MANY:
+        if not algorithm.finds_modes and kernel.dimension <= MANY:
             session.say("looking for other modes")
             modes, missing = other_modes(kernel, found.q, options.seed)
             found = found._replace(modes=modes, missing=missing)
