@@ -37,14 +37,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 
 from lowerbound.algorithms.base import Algorithm, Info, Mode, Status, check_positive
 from lowerbound.algorithms.dense_start import DenseStart
+from lowerbound.algorithms.endless import endless
 from lowerbound.algorithms.pattern import allowed
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.algorithms.score_regression import DENSE_LIMIT
 from lowerbound.algorithms.tilted import Moments, best, between, surrogate
-from lowerbound.algorithms.weighted_moments import USABLE_K, Measured, measure
+from lowerbound.algorithms.weighted_moments import USABLE_K, Drawn, Measured, draw, measure
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import Block, BoundProduct, Dense, DenseGaussian, Diagonal, DiagonalGaussian, Family
@@ -57,6 +59,12 @@ _FIRST, _NUMBERS = 1024, 2**25
 _MOST = 2**17
 #: Rounds in a row whose weights cannot be believed before it gives up.
 _PATIENCE = 4
+#: The first round after which a bound whose weights cannot be believed may be called infinite.
+_DOUBTED = 2
+#: Steps on the same draws, and the smallest share of one.
+_INNER, _SHORTEST = 40, 1e-3
+#: What a covariance is multiplied by where weights are so uneven that they tell nothing.
+_WIDER = 2.0
 
 
 @dataclass(eq=False)
@@ -169,27 +177,86 @@ class MomentMatching(Algorithm):
         """Measure the moments of pi at q, and move q to what they imply."""
         assert state.q is not None and state.pi is not None
         state.rounds += 1
-        n, q = self.objective.power, as_block(state.q, state.groups)
-        found = measure(state.kernel, state.pi, q, n, state.rng, state.draws, state.groups)
-        state.found = found
+        n, groups, before = self.objective.power, state.groups, state.q
         most = min(_MOST, _NUMBERS // (2 * state.kernel.dimension) // 64 * 64)
+        drawn = draw(state.kernel, state.pi, state.rng, state.draws)
+        found = measure(drawn, as_block(before, groups), n, groups)
+        if found.moments is not None:
+            state.q, state.pi = self._implied(before, found.moments, groups)
+        if n > 1 and not (_believed(found) and self._falls(drawn, before, state.q, found, groups)):
+            state.q = before
+            found = self._descend(state, drawn, found)
+        state.found, state.change = found, _distance(before, state.q)
         if found.moments is None:
             state.doubtful += 1
             state.draws = min(4 * state.draws, most)
         else:
-            p = surrogate(found.moments, state.q, n)
-            moved = best(p, state.groups, n)
-            state.change = _distance(state.q, moved)
-            state.q, state.pi = moved, between(p, moved, n) or found.moments
             self._judge(state, found, most)
+        doubted = state.doubtful and state.rounds >= _DOUBTED
+        if n > 1 and doubted and endless(state.kernel, state.pi, state.q, found.outer, power=n):
+            state.status = Status.INFINITE
         if state.status is None and state.rounds >= self.max_steps:
             state.status = Status.MAX_STEPS
         elif state.status is None and state.doubtful >= _PATIENCE:
             state.status = Status.UNEVEN
 
+    def _implied(self, q: Moments, pi: Moments, groups: list[np.ndarray]) -> tuple[Moments, Moments]:
+        """The q that measured moments of pi imply, and what pi then is."""
+        p = surrogate(pi, q, self.objective.power)
+        moved = best(p, groups, self.objective.power)
+        return moved, between(p, moved, self.objective.power) or pi
+
+    def _falls(self, drawn: Drawn, before: Moments, q: Moments, found: Measured, groups: list[np.ndarray]) -> bool:
+        """Whether a step is within the error of the moments, or lowers the chi bound of the draws."""
+        if _distance(before, q) < max(self.tolerance, 2 * np.sqrt(2 * found.cost)):
+            return True
+        n = self.objective.power
+        at, there = (logsumexp(drawn.log_weights(as_block(m, groups), n)) for m in (before, q))
+        return bool(there <= at)
+
+    def _descend(self, state: _State, drawn: Drawn, found: Measured) -> Measured:
+        """Go to the least chi bound *of these draws*, from a q where their weights cannot be believed.
+
+        A q that is too narrow, as the ELBO's is, has no chi bound at all where p has more than a Gaussian's tails; no
+        moments of pi then say where to go. So p's own moments come first, n = 1, and q is the best for those. From
+        there the draws' bound is descended: in natural parameters it is convex, as log sum exp of convex functions,
+        and the step towards the moments goes down it, halved as long as it does not.
+        """
+        n, groups = self.objective.power, state.groups
+        assert state.q is not None
+        bound = lambda q: float(logsumexp(drawn.log_weights(as_block(q, groups), n)))  # noqa: E731
+        own = measure(drawn, as_block(state.q, groups), 1.0, groups)
+        starts = [state.q]
+        if own.moments is not None:
+            covering = best(own.moments, groups, n)
+            starts += [covering, Moments(covering.mean, _WIDER * covering.covariance)]
+            # Should nothing be seen of pi: the next draws are wide of p.
+            state.pi = Moments(own.moments.mean, _WIDER * own.moments.covariance)
+        seen = lambda q: measure(drawn, as_block(q, groups), n, groups, plain=True).moments is not None  # noqa: E731
+        q = next((q for q in sorted(starts, key=bound) if seen(q)), starts[0])
+        at = bound(q)
+        for _ in range(_INNER):
+            now = measure(drawn, as_block(q, groups), n, groups, plain=True)
+            if now.moments is None:
+                break
+            moved, state.pi = self._implied(q, now.moments, groups)
+            share = 1.0
+            while not (there := bound(_blend(q, moved, share))) < at and share > _SHORTEST:
+                share *= 0.5
+            if not there < at:
+                break
+            last, q, at = q, _blend(q, moved, share), there
+            if _distance(last, q) < self.tolerance:
+                break
+        state.q = q
+        found = measure(drawn, as_block(q, groups), n, groups)
+        if found.moments is not None:
+            state.pi = found.moments
+        return found
+
     def _judge(self, state: _State, found: Measured, most: int) -> None:
         error = np.sqrt(2 * found.cost)
-        believed = found.pareto_k <= USABLE_K or found.even
+        believed = _believed(found)
         state.doubtful = 0 if believed else state.doubtful + 1
         settled = state.change < max(self.tolerance, 2 * error)
         if found.cost <= allowed(state.kernel.dimension):
@@ -228,6 +295,19 @@ def as_block(q: Moments, groups: list[np.ndarray]) -> Block:
     return ProductBlock(
         tuple(DenseGaussian(q.mean[g], root(q.covariance[np.ix_(g, g)])) for g in groups), tuple(groups)
     )
+
+
+def _believed(found: Measured) -> bool:
+    return found.moments is not None and (found.pareto_k <= USABLE_K or found.even)
+
+
+def _blend(a: Moments, b: Moments, share: float) -> Moments:
+    """On the way from a to b, in natural parameters."""
+    if share == 1.0:
+        return b
+    left, right = (1 - share) * np.linalg.inv(a.covariance), share * np.linalg.inv(b.covariance)
+    covariance = np.linalg.inv(left + right)
+    return Moments(covariance @ (left @ a.mean + right @ b.mean), 0.5 * (covariance + covariance.T))
 
 
 def _distance(a: Moments, b: Moments) -> float:

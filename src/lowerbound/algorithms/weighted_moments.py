@@ -26,6 +26,7 @@ USABLE_K, GOOD_K = 0.7, 0.5
 _DEGREES = 4.0
 #: Effective draws, as a multiple of the dimension, without which no covariance is made of them.
 _ENOUGH = 3
+_OUTER = 8
 
 
 class Measured(NamedTuple):
@@ -36,59 +37,82 @@ class Measured(NamedTuple):
         pareto_k: k-hat of the weights.
         even: Whether no draw matters, so that k-hat says nothing: over half of them effective.
         cost: The moments' Monte Carlo error, in nats.
+        outer: The draws of the largest weights, and the likeliest far out ``[at most 16, p]``.
     """
 
     moments: Moments | None
     pareto_k: float
     even: bool
     cost: float
+    outer: np.ndarray
 
 
-def measure(
-    kernel: Kernel,
-    about: Moments,
-    q: Block,
-    power: float,
-    rng: np.random.Generator,
-    draws: int,
-    groups: list[np.ndarray],
-) -> Measured:
-    """Mean and covariance of pi ∝ p^n q^(1 - n).
+class Drawn(NamedTuple):
+    """Draws of r, the mixture of G and a Student-t about it, with the density at them.
 
-    Args:
-        kernel: log p.
-        about: The Gaussian G that the draws are from and about.
-        q: The Gaussian in pi.
-        power: n.
-        rng: Random numbers.
-        draws: M.
-        groups: Blocks of q.
-
-    Cost: M evaluations, O(M p^2 + p^3).
+    Attributes:
+        about: G.
+        factor: Root of its covariance.
+        e: The draws, whitened by it ``[M, p]``.
+        x: As they are.
+        value: log p ``[M]``.
+        log_r: log r ``[M]``; of e, as log G is: |det L| is common to both.
     """
-    p = kernel.dimension
+
+    about: Moments
+    factor: np.ndarray
+    e: np.ndarray
+    x: np.ndarray
+    value: np.ndarray
+    log_r: np.ndarray
+
+    def log_weights(self, q: Block, power: float) -> np.ndarray:
+        """log (pi / r) but for a constant ``[M]``; minus infinity where p is not finite."""
+        with np.errstate(all="ignore"):
+            log_pi = power * self.value + (1 - power) * q.log_prob(self.x) if power != 1 else self.value
+        return np.where(np.isfinite(log_pi), log_pi - self.log_r, -np.inf)
+
+
+def draw(kernel: Kernel, about: Moments, rng: np.random.Generator, draws: int) -> Drawn:
+    """M draws, half of a Gaussian and half about it. Cost: M evaluations, O(M p^2)."""
+    p, half = kernel.dimension, draws // 2
     factor = np.linalg.cholesky(about.covariance)
-    half = draws // 2
     student = student_about(rng, stratified_normals(rng, half, p))
     e = np.concatenate([matched_normals(rng, half, p), student])
     x = about.mean + e @ factor.T
-    value, _ = kernel(x)
-    with np.errstate(all="ignore"):
-        log_pi = power * value + (1 - power) * q.log_prob(x) if power != 1 else value
-    # g = G / r; the factor |det L| is common to both.
-    log_g, log_r = _normal(e), log_mixture(e)
-    log_w = np.where(np.isfinite(log_pi), log_pi - log_r, -np.inf)
+    return Drawn(about, factor, e, x, kernel(x)[0], log_mixture(e))
+
+
+def measure(drawn: Drawn, q: Block, power: float, groups: list[np.ndarray], *, plain: bool = False) -> Measured:
+    """Mean and covariance of pi ∝ p^n q^(1 - n).
+
+    Args:
+        drawn: The draws.
+        q: The Gaussian in pi.
+        power: n.
+        groups: Blocks of q.
+        plain: Whether by the weights alone, neither smoothed nor beside G: the moments are then minus the slope of
+            the draws' own chi bound.
+
+    Cost: O(M p^2 + p^3).
+    """
+    about, factor, e, x, _, log_r = drawn
+    p = x.shape[1]
+    log_g, log_w = _normal(e), drawn.log_weights(q, power)
     smoothed, k = smooth(log_w)
     if not np.isfinite(log_w).any():
-        return Measured(None, np.inf, False, np.inf)
+        return Measured(None, np.inf, False, np.inf, x[:0])
+    # Likely ones far out are on the paths, straight or curved, along which a tail falls slowest.
+    far = np.argsort((e**2).sum(1))[-max(_OUTER, len(e) // 50) :]
+    outer = x[np.union1d(np.argsort(log_w)[-_OUTER:], far[np.argsort((log_w + log_r)[far])[-_OUTER:]])]
     effective = min(effective_size(smoothed), effective_size(log_w))
-    if k < GOOD_K:  # their variance is finite; as they are, those of a Gaussian target are exact
+    if k < GOOD_K or plain:  # their variance is finite; as they are, those of a Gaussian target are exact
         smoothed = log_w - logsumexp(log_w)
     if effective < _ENOUGH * (p + 1):
-        return Measured(None, k, False, np.inf)
+        return Measured(None, k, False, np.inf, outer)
     even = bool(effective > 0.5 * len(x) and smoothed.max() < np.log(10 / len(x)))
     w, g = len(x) * np.exp(smoothed), np.exp(log_g - log_r)
-    b = max(0.0, float(np.cov(w, g)[0, 1] / g.var(ddof=1)))
+    b = 0.0 if plain else max(0.0, float(np.cov(w, g)[0, 1] / g.var(ddof=1)))
     u = w - b * g
     total = b + u.mean()
     mean = u @ e / len(x) / total
@@ -98,7 +122,7 @@ def measure(
     # A difference of estimates can lose definiteness where few draws carry it.
     covariance = (v * np.maximum(low, 1e-3 * low.max())) @ v.T
     cost = _cost(u / total, e - mean, covariance, factor, groups)
-    return Measured(Moments(about.mean + factor @ mean, factor @ covariance @ factor.T), k, even, cost)
+    return Measured(Moments(about.mean + factor @ mean, factor @ covariance @ factor.T), k, even, cost, outer)
 
 
 def _cost(u: np.ndarray, e: np.ndarray, covariance: np.ndarray, factor: np.ndarray, groups: list[np.ndarray]) -> float:
