@@ -1,4 +1,4 @@
-"""Four targets for the race, written once for NumPy, JAX and autograd: ``log_density(z, xp)`` of ``z [..., d]``."""
+"""Targets for the races, written once for NumPy, JAX and autograd: ``log_density(z, xp)`` of ``z [..., d]``."""
 
 from __future__ import annotations
 
@@ -71,3 +71,43 @@ def _logistic() -> Target:
 
 
 TARGETS = {t.name: t for t in (_gaussian(), _bent(), _schools(), _logistic())}
+
+
+def _correlated(z: Any, xp: Any) -> Any:
+    """A unit normal with a correlation of 0.8."""
+    return -0.5 * (z[..., 0] ** 2 + (z[..., 1] - 0.8 * z[..., 0]) ** 2 / 0.36)
+
+
+def _wave(z: Any, xp: Any) -> Any:
+    """b ~ N(sin 1.5 a, 0.5): bent within bounds, so that the chi bound is finite."""
+    return -0.5 * z[..., 0] ** 2 - 2 * (z[..., 1] - xp.sin(1.5 * z[..., 0])) ** 2
+
+
+def _skewed(z: Any, xp: Any) -> Any:
+    """A normal times a logistic cdf."""
+    return _correlated(z, xp) - xp.logaddexp(0.0, -6 * z[..., 0])
+
+
+def _mixture(z: Any, xp: Any) -> Any:
+    """Two normals of unlike widths that overlap."""
+    wide = -0.5 * ((z[..., 0] - 1) ** 2 + (z[..., 1] - 1) ** 2)
+    narrow = -0.5 * ((z[..., 0] + 1) ** 2 + (z[..., 1] + 0.5) ** 2) / 0.49 - np.log(0.49)
+    return xp.logaddexp(wide, narrow)
+
+
+def _quartic(z: Any, xp: Any) -> Any:
+    """exp(-a^4 / 4), tails lighter than a normal's."""
+    return -0.25 * z[..., 0] ** 4 - 0.5 * (z[..., 1] - 0.5 * z[..., 0]) ** 2
+
+
+#: Two dimensions, and tails so light that a normal q has a finite chi bound.
+BOUNDED = {
+    name: Target(name, 2, f)
+    for name, f in [
+        ("correlated", _correlated),
+        ("wave", _wave),
+        ("skewed", _skewed),
+        ("mixture", _mixture),
+        ("quartic", _quartic),
+    ]
+}

@@ -23,10 +23,10 @@ def main() -> None:
     import viabel
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from benchmarks.objectives.targets import TARGETS
+    from benchmarks.objectives.targets import BOUNDED, TARGETS
 
     name, method, evaluations, rate, seed = sys.argv[1:6]
-    target = TARGETS[name]
+    target = {**TARGETS, **BOUNDED}[name]
     np.random.seed(int(seed))
 
     def log_density(z: Any) -> Any:
