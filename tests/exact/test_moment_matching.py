@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 from numpyro.distributions import constraints
 from scipy.optimize import minimize
+from scipy.special import logsumexp
 
 import lowerbound as lb
 from lowerbound.algorithms import GradientVI, MomentMatching, Status
+from lowerbound.algorithms.endless import endless
 from lowerbound.algorithms.tilted import Moments, best, between, surrogate
 from lowerbound.errors import IncompatibleError, TrustWarning
+from lowerbound.fitting import run
+from lowerbound.kernel import Kernel
 from lowerbound.model import Model
 from lowerbound.plan import choose
 
@@ -132,8 +136,54 @@ def test_weights_that_cannot_be_believed_are_said():
         {"v": lb.Site(constraints.real, ()), "x": lb.Site(constraints.real, (9,))},
     )
     posterior = fitted(funnel, objective="chi_upper_bound")
-    assert posterior.status is Status.UNEVEN
+    assert posterior.status is Status.INFINITE
     assert not posterior.verdict.converged
+
+
+def test_whether_a_bound_is_infinite_is_seen_from_draws():
+    """N(0, 1) in the first coordinate, b ~ N(0.3 a^2, 1) or tails of t: infinite for every q; not so N(sin a, 1)."""
+    kernel = {
+        name: Kernel(Model.from_log_density(lb.LogDensity(f, {"z": lb.Site(constraints.real, (2,))}), {}))
+        for name, f in {
+            "ridge": lambda z: -0.5 * z[0] ** 2 - 0.5 * (z[1] - 0.3 * z[0] ** 2) ** 2,
+            "heavy": lambda z: -3.5 * jnp.log1p((z**2).sum() / 5),
+            "wave": lambda z: -0.5 * z[0] ** 2 - 0.5 * (z[1] - jnp.sin(z[0])) ** 2,
+        }.items()
+    }
+    unit, q = Moments(np.zeros(2), np.eye(2)), Moments(np.zeros(2), np.diag([1.2, 1.8]))
+    out = np.array([[4.5, 9.0], [-5.0, 10.0], [0.0, 6.0]])
+    assert endless(kernel["ridge"], unit, q, out, power=2.0)
+    assert endless(kernel["heavy"], unit, q, out, power=2.0)
+    assert not endless(kernel["wave"], unit, q, out, power=2.0)
+    assert endless(kernel["wave"], unit, Moments(np.zeros(2), 0.45 * np.eye(2)), out, power=2.0)  # q too narrow
+
+
+def test_the_chi_bound_of_a_bent_target_from_a_q_that_has_none():
+    """b ~ N(sin 1.5 a, 1/2): the ELBO's q is too narrow, its chi bound infinite. The optimum is by quadrature."""
+    wave = lb.LogDensity(
+        lambda z: -0.5 * z[0] ** 2 - 2 * (z[1] - jnp.sin(1.5 * z[0])) ** 2, {"z": lb.Site(constraints.real, (2,))}
+    )
+    line = np.arange(-12, 12.04, 0.08)
+    a, b = np.meshgrid(line, line, indexing="ij")
+    log_p = -0.5 * a**2 - 2 * (b - np.sin(1.5 * a)) ** 2 - np.log(np.pi)
+
+    def bound(covariance: np.ndarray) -> float:
+        p = np.linalg.inv(covariance)
+        log_q = -0.5 * (
+            p[0, 0] * a**2 + 2 * p[0, 1] * a * b + p[1, 1] * b**2 + np.log(np.linalg.det(2 * np.pi * covariance))
+        )
+        return 0.5 * float(logsumexp(2 * log_p - log_q)) + np.log(0.08)
+
+    def root(t: np.ndarray) -> np.ndarray:
+        factor = np.array([[np.exp(t[0]), 0.0], [t[1], np.exp(t[2])]])
+        return factor @ factor.T
+
+    least = minimize(lambda t: bound(root(t)), np.array([0.1, 0.3, 0.0]), method="Nelder-Mead").fun
+    assert 0.2 < least < 0.4  # no Gaussian is near
+    kernel = Kernel(Model.from_log_density(wave, {}))
+    q, status, _, _ = run(MomentMatching(lb.objectives.ChiUpperBound()), kernel, lb.families.Dense())
+    assert status in (Status.CONVERGED, Status.UNEVEN)
+    assert bound(q.covariance()) < least + 0.01 and np.abs(q.mean).max() < 0.05
 
 
 def test_what_it_is_chosen_for():

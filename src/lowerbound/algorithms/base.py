@@ -48,7 +48,7 @@ class Status(Enum):
     NOT_FINITE = "the log density or its gradient stopped being finite; the last good state is returned"
     NOISY = "stopped with the largest number of draws, on which the ELBO still is more optimistic than the rule allows"
     UNEVEN = "stopped: importance weights too uneven for the moments to be believed; take the ELBO, or a richer family"
-    INFINITE = "stopped: the chi bound is infinite, the posterior's tails are too heavy for it; take the forward KL"
+    INFINITE = "stopped: the chi bound of q is infinite: the posterior has too heavy tails for it; take the forward KL"
     OUT_OF_TIME = "stopped at max_seconds before the stopping rule was met; allow more, or fit fewer rows"
     INTERRUPTED = "interrupted by the user; this is the posterior so far"
 

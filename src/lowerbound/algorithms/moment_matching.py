@@ -22,6 +22,11 @@ The weights are Pareto-smoothed where k-hat is above 0.5 (Vehtari et al. 2024).
 (:mod:`~lowerbound.algorithms.tilted`): a Newton-like step whose fixed point is exactly the matching of moments. On a
 Gaussian target one step arrives.
 
+*For the chi bound* a q that is too narrow, as the ELBO's often is, has no moments of pi to go by. Where the weights cannot
+be believed, or a step raises the draws' own bound, q first takes what p's own moments imply, and then goes to the least
+bound of the draws at hand. It is asked whether the bound of q is infinite (:mod:`~lowerbound.algorithms.endless`): then
+the fit ends as INFINITE.
+
 *Stopping.* From the spread of u f follows the Monte Carlo error of the moments, as the KL that it costs. While the last
 step is within four times that error and the error is above 0.002 nats (per ten dimensions, at least) the draws become
 four times as many. The fit has converged when a step is below ``tolerance`` or within its error, and the error is
@@ -192,9 +197,13 @@ class MomentMatching(Algorithm):
             state.draws = min(4 * state.draws, most)
         else:
             self._judge(state, found, most)
-        doubted = state.doubtful and state.rounds >= _DOUBTED
-        if n > 1 and doubted and endless(state.kernel, state.pi, state.q, found.outer, power=n):
-            state.status = Status.INFINITE
+        asked = state.status is not None or (state.doubtful and state.rounds >= _DOUBTED)
+        if n > 1 and asked and endless(state.kernel, state.pi, state.q, found.outer, power=n):
+            if state.status is Status.CONVERGED and drawn.x.shape[0] < most:
+                # Draws that reach so far may yet show a wider q, of a finite bound.
+                state.status, state.draws = None, min(16 * state.draws, most)
+            else:
+                state.status = Status.INFINITE
         if state.status is None and state.rounds >= self.max_steps:
             state.status = Status.MAX_STEPS
         elif state.status is None and state.doubtful >= _PATIENCE:
