@@ -19,7 +19,7 @@ from lowerbound.kernel import Kernel
 
 #: Standard deviations away, and nats above the centre, that only an endless rise has.
 _AWAY, _ABOVE = 100.0, 10.0
-_STEPS = 60
+_STEPS = 90
 
 
 def endless(kernel: Kernel, pi: Moments, q: Moments, starts: np.ndarray, *, power: float) -> bool:
@@ -32,7 +32,7 @@ def endless(kernel: Kernel, pi: Moments, q: Moments, starts: np.ndarray, *, powe
         starts: Points to climb from ``[m, p]``.
         power: n > 1.
 
-    Cost: at most 60 (m + 1) evaluations, O(m p^2) each.
+    Cost: at most 90 (m + 1) evaluations, O(m p^2) each.
     """
     factor, precision = np.linalg.cholesky(pi.covariance), np.linalg.inv(q.covariance)
 
@@ -48,12 +48,20 @@ def endless(kernel: Kernel, pi: Moments, q: Moments, starts: np.ndarray, *, powe
     e = np.concatenate([e, np.zeros((1, e.shape[1]))])
     value, slope = at(e)
     top, step = value.max() + _ABOVE, np.ones(len(e))
-    for _ in range(_STEPS):
-        moved = e + (step / np.maximum(np.linalg.norm(slope, axis=1), 1e-300))[:, None] * slope
+    far, ago = np.ones(len(e)), e.copy()
+    for t in range(_STEPS):
+        ahead = t % 3 == 2  # in a narrow valley the gradient goes to and fro; two steps of it go along
+        if ahead:
+            moved, ago = e + far[:, None] * (e - ago), e.copy()
+        else:
+            moved = e + (step / np.maximum(np.linalg.norm(slope, axis=1), 1e-300))[:, None] * slope
         there, new = at(moved)
         rises = there > value
         e[rises], value[rises], slope[rises] = moved[rises], there[rises], new[rises]
-        step = np.where(rises, 2 * step, step / 4)
+        if ahead:
+            far = np.where(rises, 2 * far, np.maximum(far / 4, 1.0))
+        else:
+            step = np.where(rises, 2 * step, step / 4)
         if ((np.linalg.norm(e, axis=1) > _AWAY) & (value > top)).any():
             return True
         if step.max() < 1e-3:

@@ -22,10 +22,10 @@ The weights are Pareto-smoothed where k-hat is above 0.5 (Vehtari et al. 2024).
 (:mod:`~lowerbound.algorithms.tilted`): a Newton-like step whose fixed point is exactly the matching of moments. On a
 Gaussian target one step arrives.
 
-*For the chi bound* a q that is too narrow, as the ELBO's often is, has no moments of pi to go by. Where the weights cannot
-be believed, or a step raises the draws' own bound, q first takes what p's own moments imply, and then goes to the least
-bound of the draws at hand. It is asked whether the bound of q is infinite (:mod:`~lowerbound.algorithms.endless`): then
-the fit ends as INFINITE.
+*For the chi bound* a q that is too narrow, as the ELBO's often is, has no moments of pi to go by. Where the weights
+cannot be believed, or a step raises the draws' own bound, q first takes what p's own moments imply, and then goes to
+the least bound of the draws at hand. If the bound of q is seen to be infinite
+(:mod:`~lowerbound.algorithms.endless`), the fit ends as INFINITE.
 
 *Stopping.* From the spread of u f follows the Monte Carlo error of the moments, as the KL that it costs. While the last
 step is within four times that error and the error is above 0.002 nats (per ten dimensions, at least) the draws become
