@@ -233,7 +233,7 @@ class MomentMatching(Algorithm):
         """
         n, groups = self.objective.power, state.groups
         assert state.q is not None
-        bound = lambda q: float(logsumexp(drawn.log_weights(as_block(q, groups), n)))  # noqa: E731
+        bound = lambda q: float(np.asarray(logsumexp(drawn.log_weights(as_block(q, groups), n))))  # noqa: E731
         own = measure(drawn, as_block(state.q, groups), 1.0, groups)
         starts = [state.q]
         if own.moments is not None:
