@@ -41,6 +41,7 @@ _DATA = {
 }
 
 
+@pytest.mark.slow
 def test_conjugate_models_come_out_as_their_posteriors():
     posterior = lb.fit(_conjugate, _DATA, algorithm="black_box_vi")
     assert posterior.status is lb.Status.CONVERGED

@@ -87,7 +87,7 @@ def test_outputs_agree_as_far_as_they_are_shown():
 
 
 #: Pages that fit many data sets; what they say is tested by default elsewhere (tests/calibration, tests/closed_forms).
-LONG = ("docs/calibration.md", "docs/methods/black_box_vi.md")
+LONG = ("docs/calibration.md", "docs/methods/black_box_vi.md", "docs/methods/objectives.md", "docs/updating.md")
 
 
 @pytest.mark.parametrize(

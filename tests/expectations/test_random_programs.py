@@ -43,6 +43,7 @@ def test_programs_are_right_or_refused(number):
     check(outcomes(number))
 
 
+@pytest.mark.slow
 def test_there_are_programs_of_both_kinds():
     """The first few models, which are as right as the others."""
     assert MODELS * EACH > 500

@@ -178,6 +178,7 @@ def test_what_is_shared_and_not_checked_is_not_trusted():
     assert any("the shared latents mu: 10,000 rows are too many" in s for s in said.not_checked)
 
 
+@pytest.mark.slow
 def test_a_fit_against_quadrature():
     """Counts with a rate that varies: log rate_i = a + b z_i, against a grid over (a, b) and quadrature over z."""
 
