@@ -80,10 +80,13 @@ def lift(fn: Callable[[Any, Sequence[Any]], Any], x: Any, data: Sequence[np.ndar
 
 
 def of_model(model: Any, what: Any, build: Callable[[], Any]) -> tuple[Any, bool]:
-    """``build()``, called once for all models that share ``evaluate`` and the shapes of their arguments; and whether
-    it was called before. What it gives must not depend on the arguments' numbers. (Fits of one model, and of a model
-    on other data, :meth:`Model.on`, are not traced and lowered again, half of the time of a small fit.)
+    """``build()``, called once for all models made by :meth:`Model.on` that share ``evaluate`` and the shapes of their
+    arguments; and whether it was called before. What it gives must not depend on the arguments' numbers. (The data
+    sets of one calibration are not traced and lowered again, half of the time of a small fit. Any other model is: what
+    its function reads from outside may have changed.)
     """
+    if not model.reused:
+        return build(), False
     arguments = tuple((np.shape(a), str(a.dtype)) for a in model.arguments)
     sites = tuple((n, s.start, s.unconstrained_shape) for n, s in model.sites.items())
     key = (what, arguments, sites, tuple(model.deterministics.items()))

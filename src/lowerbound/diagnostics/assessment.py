@@ -18,11 +18,13 @@ from lowerbound.diagnostics.chains import MISSED, Chains, missed, run_chains
 from lowerbound.diagnostics.each_mode import nearest, unlike
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.evidence import Evidence, sandwich
+from lowerbound.diagnostics.images import missed_image
 from lowerbound.diagnostics.importance import Weighted, weigh
 from lowerbound.diagnostics.judging import (
     Seen,
     judge,
     judge_chains,
+    judge_image,
     judge_itself,
     judge_modes,
     judge_point,
@@ -277,6 +279,9 @@ def _report(
         verdict = dataclasses.replace(
             verdict, reasons=(*verdict.reasons, *said), not_checked=(*verdict.not_checked, *unseen)
         )
+    if not verdict.fatal and (image := missed_image(kernel, sites, q, weighted, seed)) is not None:
+        verdict = judge_image(verdict, *image)
+        evidence = dataclasses.replace(evidence, upper=None, condition="an image of q has mass that q has not")
     return Assessment(
         verdict, source, draws, weights, log_weights, total, evidence, weighted.pareto_k, effective, corrections
     )

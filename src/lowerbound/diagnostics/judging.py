@@ -26,6 +26,8 @@ The rules, in order:
   and no log sd of q by more than 0.05 (of what is reported on the constrained space: beyond its error), CORRECTED if
   they move some, with the draws of the chains. (Above 200 dimensions also where the weights could: they have fewer
   draws than q has digits.)
+* NOT_TRUSTED where an image of q (two components exchanged, some sites of the other sign) has more than 3% of the mass
+  of both, beyond three standard errors (:mod:`lowerbound.diagnostics.images`).
 * NOT_TRUSTED otherwise, and where a parameter's tail is so heavy that its sd may not exist (k-hat of its second
   moment at least 0.9). If the chains came near (R-hat < 1.2) the draws are theirs all the same.
 
@@ -328,6 +330,25 @@ def judge_modes(verdict: Verdict, said: list[str]) -> Verdict:
         sentence=f"several modes were found and weighed, but {said[0]}.",
         reasons=(*verdict.reasons, *said),
         next_step=NEXT,
+    )
+
+
+def judge_image(verdict: Verdict, share: float, image: str) -> Verdict:
+    """NOT_TRUSTED where an image of q has mass that q has not.
+
+    Args:
+        verdict: Of q.
+        share: Of the mass.
+        image: In words.
+    """
+    sentence = f"Another mode was missed: {image}, it holds about {share:.0%} of the posterior's mass."
+    return replace(
+        verdict,
+        status=VerdictStatus.NOT_TRUSTED,
+        sentence=sentence,
+        reasons=(*verdict.reasons, f"q with {image} has mass that q has not: about {share:.2g} of both"),
+        next_step="Say in the prior which of the two is meant (a positive prior for a sign, an ordered one for an "
+        "order), or take the answer as that of one mode.",
     )
 
 

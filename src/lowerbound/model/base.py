@@ -135,6 +135,7 @@ class Model:
         observed: The data's arrays by name; None for all of ``arguments``.
         traced: Whether ``evaluate`` knows the data from its arguments alone; where the model needs their values to be
             traced, it has them as constants.
+        reused: Whether what is traced of it is kept for others on other data: see :meth:`on`.
         source: What it was made from: the model function, or the log density.
     """
 
@@ -156,6 +157,7 @@ class Model:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     observed: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
     traced: bool = False
+    reused: bool = False
     source: Any = field(default=None, repr=False)
 
     def moved(self, centredness: Mapping[str, Any]) -> Model:
@@ -179,7 +181,7 @@ class Model:
         """
         if not (self.traced and other.traced):
             return other
-        return dataclasses.replace(self, arguments=other.arguments, observed=other.observed)
+        return dataclasses.replace(self, arguments=other.arguments, observed=other.observed, reused=True)
 
     # -- parameters, which are learned -----------------------------------------------------------
 
