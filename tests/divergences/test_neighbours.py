@@ -69,3 +69,12 @@ def test_intervals_cover_the_truth(d, n):
     found = [dv.kl(*_pair(1000 + i, d, n, n), seed=i) for i in range(200)]
     inside = np.mean([abs(e.value - _truth(d)) <= 1.96 * e.se for e in found])
     assert inside > 0.88, inside
+
+
+def test_draws_of_p_where_q_has_none_have_no_known_error():
+    rng = np.random.default_rng(0)
+    near = dv.kl(rng.normal(size=(1000, 1)) + 0.5, rng.normal(size=(1000, 1)), neighbours=5)
+    assert np.isfinite(near.se)
+    for away in (2.0, 8.0):
+        found = dv.kl(rng.normal(size=(1000, 1)) + away, rng.normal(size=(1000, 1)), neighbours=5)
+        assert found.se == np.inf and "too low" in found.note
