@@ -71,8 +71,11 @@ def missed_image(kernel: Kernel, sites: SiteMap, q: Block, weighted: Weighted, s
             p, there = kernel(moved)[0] - log_det, r.log_prob(moved) - log_det
             both = np.logaddexp(here_r, there) - np.log(2)
             a, b, w = here - both, p - both, here - here_r
-            top = np.nanmax([np.nanmax(v) for v in (a, b, w)])
-            a, b, w = (np.nan_to_num(np.exp(v - top)) for v in (a, b, w))
+            a, b, w = (np.nan_to_num(v, nan=-np.inf, posinf=-np.inf) for v in (a, b, w))  # no density: no mass
+            top = max(v.max() for v in (a, b, w))
+            if not np.isfinite(top):
+                continue
+            a, b, w = (np.exp(v - top) for v in (a, b, w))
             more = (a + b) / 2 - w
             total = ((a + b) / 2).mean()
             share = more.mean() / total if total > 0 else 0.0
