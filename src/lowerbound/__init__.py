@@ -27,7 +27,7 @@ _WHERE = {
     "Site": "lowerbound.model.base",
     "Model": "lowerbound.model.base",
     "Posterior": "lowerbound.posterior",
-    "Calibration": "lowerbound.diagnostics.calibration",
+    "Calibration": "lowerbound.diagnostics.ranks.calibration",
     "Decomposition": "lowerbound.decomposition",
     "Explanation": "lowerbound.explanation",
     "Estimate": "lowerbound.diagnostics.estimate",
@@ -65,8 +65,8 @@ if TYPE_CHECKING:
     from lowerbound.calibration import calibrate as calibrate
     from lowerbound.decomposition import Decomposition as Decomposition
     from lowerbound.decomposition import decompose as decompose
-    from lowerbound.diagnostics.calibration import Calibration as Calibration
     from lowerbound.diagnostics.estimate import Estimate as Estimate
+    from lowerbound.diagnostics.ranks.calibration import Calibration as Calibration
     from lowerbound.diagnostics.verdict import Verdict as Verdict
     from lowerbound.diagnostics.verdict import VerdictStatus as VerdictStatus
     from lowerbound.explanation import Explanation as Explanation

@@ -22,7 +22,7 @@ import numpy as np
 
 from lowerbound.algorithms import Algorithm, Status
 from lowerbound.compilation import Lifted, compile_once, lift, of_model
-from lowerbound.diagnostics.calibration import Calibration
+from lowerbound.diagnostics.ranks.calibration import Calibration
 from lowerbound.errors import DataError, IncompatibleError, ModelError, TrustWarning, unknown_name
 from lowerbound.families import Family, PointMass
 from lowerbound.fitting import Options, fit

@@ -21,8 +21,8 @@ from lowerbound.algorithms.base import check_positive
 from lowerbound.algorithms.row_refinement import Refiner
 from lowerbound.algorithms.row_weights import RowWeights
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.row_gap import RowGap, row_gap
-from lowerbound.diagnostics.rows import SAMPLED
+from lowerbound.diagnostics.rows.checks import SAMPLED
+from lowerbound.diagnostics.rows.gap import RowGap, row_gap
 from lowerbound.errors import DataError, IncompatibleError
 from lowerbound.model.base import Model, bijection
 from lowerbound.objectives import Objective

@@ -30,9 +30,9 @@ from lowerbound.algorithms.quasi_newton import root
 from lowerbound.algorithms.shape_ascent import SHAPE_LIMIT, fit_sinh_arcsinh
 from lowerbound.diagnostics.assessment import Assessment, Correction, Weighed, assess, weigh_up
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.importance import MANY
-from lowerbound.diagnostics.paired_gain import paired_gain
 from lowerbound.diagnostics.verdict import VerdictStatus
+from lowerbound.diagnostics.weights.importance import MANY
+from lowerbound.diagnostics.weights.paired_gain import paired_gain
 from lowerbound.families import Block, DenseGaussian, Family, GaussianBlock, MixtureBlock
 from lowerbound.kernel import Kernel
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lowerbound.diagnostics.uniformity import envelope, number_of_bins, number_of_points, uniformity
+from lowerbound.diagnostics.ranks.uniformity import envelope, number_of_bins, number_of_points, uniformity
 from lowerbound.report.ranks import sparkline
 
 

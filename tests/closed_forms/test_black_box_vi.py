@@ -14,7 +14,7 @@ from scipy import special
 import lowerbound as lb
 from lowerbound import gradients
 from lowerbound.algorithms import BlackBoxVI
-from lowerbound.diagnostics.labellings import OTHER
+from lowerbound.diagnostics.modes.labellings import OTHER
 
 
 def _conjugate(n, b, c, y):

@@ -264,29 +264,31 @@ def text_of(page: str, heading: str = "") -> str:
 
 
 def test_the_thresholds_of_the_verdict_are_those_in_the_code():
-    from lowerbound.diagnostics import chains, judging, tails
+    from lowerbound.diagnostics.chains import short as chains
+    from lowerbound.diagnostics.rules import thresholds as rules
+    from lowerbound.diagnostics.weights import tails
 
     page = text_of("verdict.md", "## The rules")
-    shift, k = judging.SHIFT, (judging.GOOD_K, judging.USABLE_K)
+    shift, k = rules.SHIFT, (rules.GOOD_K, rules.USABLE_K)
     for said in (
-        f"float64 cannot tell {judging.RESOLUTION:g} nats apart",
-        f"gap − 2 · min(its standard error, {judging.GAP:g}) < {judging.GAP:g} nats",
-        f"and gap < {4 * judging.GAP:g} nats",
+        f"float64 cannot tell {rules.RESOLUTION:g} nats apart",
+        f"gap − 2 · min(its standard error, {rules.GAP:g}) < {rules.GAP:g} nats",
+        f"and gap < {4 * rules.GAP:g} nats",
         f"mean by more than {shift:g} standard deviations, and no log standard deviation by more than {shift:g};",
-        f"k-hat < {k[0]:g} with more than {judging.FLOOR:.0%} of the draws effective;",
-        f"or k-hat < {k[1]:g} with more than {judging.LEARNED:.0%};",
-        f"the log evidence is below {judging.EVIDENCE_SE:g} nats;",
-        f"at most {judging.MISSING:.0%} of the searches",
-        f"at least {judging.EFFECTIVE:,} effective draws;",
+        f"k-hat < {k[0]:g} with more than {rules.FLOOR:.0%} of the draws effective;",
+        f"or k-hat < {k[1]:g} with more than {rules.LEARNED:.0%};",
+        f"the log evidence is below {rules.EVIDENCE_SE:g} nats;",
+        f"at most {rules.MISSING:.0%} of the searches",
+        f"at least {rules.EFFECTIVE:,} effective draws;",
         f"They are *mixed* if R-hat < {chains.R_HAT:g}",
         f"no coordinate has fewer than {chains.EFFECTIVE} effective draws",
         f"of a log standard deviation reaches {chains.ERROR:g}",
         f"fewer than {chains.DIVERGENCES:.1%} of the transitions are divergent",
         f"the mean acceptance is above {chains.ACCEPTANCE:g}",
-        f"of what would be returned by more than {judging.DRIFT:g},",
-        f"and so does an R-hat above {judging.APART:g}.",
+        f"of what would be returned by more than {rules.DRIFT:g},",
+        f"and so does an R-hat above {rules.APART:g}.",
         f"no log standard deviation of q is off by more than {shift:g}, nor",
-        f"R-hat below {judging.APART:g}, at least 100 effective draws",
+        f"R-hat below {rules.APART:g}, at least 100 effective draws",
         f"in the units that you see, is {tails.NO_SD:g} or more.",
     ):
         assert said in page, said
@@ -305,7 +307,9 @@ def test_the_thresholds_of_what_is_reported_are_those_in_the_code():
 
 
 def test_the_thresholds_of_the_chains_are_those_in_the_code():
-    from lowerbound.diagnostics import chains, hamiltonian, judging
+    from lowerbound.diagnostics.chains import hamiltonian
+    from lowerbound.diagnostics.chains import short as chains
+    from lowerbound.diagnostics.rules import thresholds as rules
 
     page = text_of("methods/chains.md")
     (accept, steps), (finer, more) = chains._PACES
@@ -325,9 +329,9 @@ def test_the_thresholds_of_the_chains_are_those_in_the_code():
         f"(an energy error above {hamiltonian._DIVERGENT:,.0f})",
         f"mean acceptance above {chains.ACCEPTANCE:g}.",
         f"weighted covariance up to {chains._DENSE:,} dimensions",
-        f"more than {judging.DRIFT:g} *and* more than noise",
-        f"|shift| > max({judging.DRIFT:g}, z · se)",
-        f"(R-hat below {judging.APART:g}, at least 100 effective draws",
+        f"more than {rules.DRIFT:g} *and* more than noise",
+        f"|shift| > max({rules.DRIFT:g}, z · se)",
+        f"(R-hat below {rules.APART:g}, at least 100 effective draws",
     ):
         assert said in page, said
     evidence = text_of("methods/evidence.md")
@@ -338,8 +342,10 @@ def test_the_thresholds_of_the_chains_are_those_in_the_code():
 def test_the_numbers_of_escalation_and_evidence_are_those_in_the_code():
     from lowerbound import escalation
     from lowerbound.algorithms import shape_ascent
-    from lowerbound.diagnostics import chains, importance, labellings
-    from lowerbound.diagnostics.paired_gain import GROUP
+    from lowerbound.diagnostics.chains import short as chains
+    from lowerbound.diagnostics.modes import labellings
+    from lowerbound.diagnostics.weights import importance
+    from lowerbound.diagnostics.weights.paired_gain import GROUP
 
     page = text_of("methods/escalation.md")
     for said in (

@@ -16,8 +16,8 @@ import pytest
 from numpyro.distributions import constraints
 
 import lowerbound as lb
-from lowerbound.diagnostics.improper import improper
-from lowerbound.diagnostics.soundness import compare, faults, random_values
+from lowerbound.diagnostics.density.improper import improper
+from lowerbound.diagnostics.density.soundness import compare, faults, random_values
 from lowerbound.errors import GradientError, ModelError, RandomDensityError, TrustWarning
 from lowerbound.families import DenseGaussian
 from lowerbound.kernel import Kernel

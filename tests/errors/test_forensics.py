@@ -16,9 +16,9 @@ import pytest
 from numpyro.distributions import constraints
 
 import lowerbound as lb
-from lowerbound.diagnostics import blame as module
-from lowerbound.diagnostics.blame import blame
-from lowerbound.diagnostics.nonfinite import _by_site, forensics
+from lowerbound.diagnostics.density import blame as module
+from lowerbound.diagnostics.density.blame import blame
+from lowerbound.diagnostics.density.nonfinite import _by_site, forensics
 from lowerbound.kernel import Kernel
 from lowerbound.model.given import as_model
 
@@ -275,7 +275,7 @@ def test_without_the_record_of_lines_only_the_line_is_lost(monkeypatch):
 
 
 def test_a_model_too_large_is_explained_by_its_sites(monkeypatch):
-    from lowerbound.diagnostics import tape
+    from lowerbound.diagnostics.density import tape
 
     monkeypatch.setattr(tape, "LARGEST", 1)
     kernel = Kernel(as_model(negative_rate, {"y": Y, "x": ROWS}))

@@ -14,8 +14,8 @@ from scipy.special import gammaln, logsumexp
 from scipy.stats import multivariate_normal
 
 import lowerbound as lb
-from lowerbound.diagnostics.exchangeable import axes_of, exchangeable
-from lowerbound.diagnostics.labellings import OTHER, Share, log_permanent
+from lowerbound.diagnostics.modes.exchangeable import axes_of, exchangeable
+from lowerbound.diagnostics.modes.labellings import OTHER, Share, log_permanent
 from lowerbound.kernel import Kernel
 
 APART = np.array([-4.0, -3.5, -4.4, 4.0, 4.2, 3.1])

@@ -13,9 +13,9 @@ from jax.scipy.special import logsumexp
 from scipy import stats
 
 import lowerbound as lb
-from lowerbound.diagnostics.each_mode import unlike
-from lowerbound.diagnostics.importance import weigh
-from lowerbound.diagnostics.proposals import about
+from lowerbound.diagnostics.modes.each_mode import unlike
+from lowerbound.diagnostics.weights.importance import weigh
+from lowerbound.diagnostics.weights.proposals import about
 from lowerbound.families import DenseGaussian, MixtureBlock
 from lowerbound.kernel import Kernel
 from lowerbound.model.given import as_model

@@ -8,8 +8,8 @@ import numpyro.distributions as dist
 import pytest
 
 import lowerbound as lb
-from lowerbound.diagnostics.importance import weigh
 from lowerbound.diagnostics.reported import Columns
+from lowerbound.diagnostics.weights.importance import weigh
 from lowerbound.families import DenseGaussian
 from lowerbound.kernel import Kernel
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lowerbound.diagnostics.proposals import Component
+from lowerbound.diagnostics.weights.proposals import Component
 from tests.measure import assert_mean
 from tests.registry import SHAPED, Subject
 

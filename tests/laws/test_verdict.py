@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from lowerbound.algorithms.base import Mode, Status
-from lowerbound.diagnostics.chains import Chains
-from lowerbound.diagnostics.control_variates import Moments
-from lowerbound.diagnostics.importance import Weighted
-from lowerbound.diagnostics.judging import Seen, judge, judge_chains, judge_tails, judge_unchecked
-from lowerbound.diagnostics.shift import Drift, Shift, drift, shift_of
+from lowerbound.diagnostics.chains.control_variates import Moments
+from lowerbound.diagnostics.chains.short import Chains
+from lowerbound.diagnostics.rules.by_chains import judge_chains
+from lowerbound.diagnostics.rules.by_weights import judge
+from lowerbound.diagnostics.rules.overruling import judge_tails, judge_unchecked
+from lowerbound.diagnostics.shift import Drift, Seen, Shift, drift, shift_of
 from lowerbound.diagnostics.verdict import VerdictStatus
+from lowerbound.diagnostics.weights.importance import Weighted
 from lowerbound.families import DenseGaussian
 
 N = 4000

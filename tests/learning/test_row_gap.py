@@ -13,7 +13,7 @@ import pytest
 import lowerbound as lb
 from lowerbound.algorithms import AmortizedVI
 from lowerbound.algorithms.row_weights import RowWeights
-from lowerbound.diagnostics.rows import check_rows
+from lowerbound.diagnostics.rows.checks import check_rows
 from lowerbound.encoder import Encoder
 from lowerbound.families import Amortized
 from lowerbound.model import Model

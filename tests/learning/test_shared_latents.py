@@ -16,9 +16,9 @@ from scipy.special import gammaln, logsumexp
 import lowerbound as lb
 from lowerbound.algorithms import AmortizedVI, Status
 from lowerbound.algorithms.row_weights import RowWeights
-from lowerbound.diagnostics.row_assessment import assess_rows
-from lowerbound.diagnostics.rows import check_rows, judge_rows
-from lowerbound.diagnostics.shared_latents import check_shared, judge_shared
+from lowerbound.diagnostics.rows.assessment import assess_rows
+from lowerbound.diagnostics.rows.checks import check_rows, judge_rows
+from lowerbound.diagnostics.rows.shared_latents import check_shared, judge_shared
 from lowerbound.encoder import Encoder
 from lowerbound.families import Amortized
 from lowerbound.model import Model

@@ -10,9 +10,9 @@ from numpyro.distributions import constraints
 from scipy import stats
 
 import lowerbound as lb
-from lowerbound.diagnostics.chains import Chains, missed, mixing, run_chains
-from lowerbound.diagnostics.control_variates import Moments
-from lowerbound.diagnostics.importance import weigh
+from lowerbound.diagnostics.chains.control_variates import Moments
+from lowerbound.diagnostics.chains.short import Chains, missed, mixing, run_chains
+from lowerbound.diagnostics.weights.importance import weigh
 from lowerbound.families import DenseGaussian, SinhArcsinh, TransportedBlock
 from lowerbound.kernel import Kernel
 from lowerbound.model.given import as_model
@@ -150,7 +150,7 @@ def test_a_spike_that_no_chain_has_entered(visited):
 @pytest.mark.parametrize(("patience", "transitions"), [(1, 200), (2, 400)])
 def test_patience_is_more_transitions(monkeypatch, patience, transitions):
     """Where nothing is ever enough."""
-    monkeypatch.setattr("lowerbound.diagnostics.chains.EFFECTIVE", np.inf)
+    monkeypatch.setattr("lowerbound.diagnostics.chains.short.EFFECTIVE", np.inf)
     kernel = Kernel(as_model(lb.LogDensity(lambda x: -0.5 * x**2, {"x": lb.Site()})))
     rng, q = np.random.default_rng(0), DenseGaussian(np.zeros(1), np.eye(1))
     chains = run_chains(kernel, q, weigh(kernel, q, [], rng), rng, patience=patience)

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from scipy.special import digamma, polygamma
 
-from lowerbound.diagnostics.control_variates import controlled_moments
+from lowerbound.diagnostics.chains.control_variates import controlled_moments
 from tests.measure import assert_mean
 
 

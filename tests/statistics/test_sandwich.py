@@ -12,9 +12,9 @@ from scipy import stats
 from scipy.special import gammaln
 
 import lowerbound as lb
-from lowerbound.diagnostics.chains import run_chains
-from lowerbound.diagnostics.evidence import sandwich
-from lowerbound.diagnostics.importance import weigh
+from lowerbound.diagnostics.chains.short import run_chains
+from lowerbound.diagnostics.weights.evidence import sandwich
+from lowerbound.diagnostics.weights.importance import weigh
 from lowerbound.families import DenseGaussian
 from lowerbound.kernel import Kernel
 from lowerbound.model import Model

@@ -11,7 +11,7 @@ from numpyro.distributions import constraints
 from scipy import stats
 
 import lowerbound as lb
-from lowerbound.diagnostics.tails import without_sd, without_variance
+from lowerbound.diagnostics.weights.tails import without_sd, without_variance
 from lowerbound.kernel import Kernel
 from lowerbound.model import Model
 from lowerbound.model.sites import SiteMap

@@ -1,6 +1,6 @@
 r"""Any number of dimensions: three estimates from three sets of draws, each with its standard error.
 
-    log p(x)   importance weights of a defensive mixture that learns (:mod:`lowerbound.diagnostics.importance`)
+    log p(x)   importance weights of a defensive mixture that learns (:mod:`lowerbound.diagnostics.weights.importance`)
     ELBO(q)    the mean over draws of q
     KL         the mean of log q - log p(x, z) over other draws of q, with p(z | x) normalised by importance weights
                of their own
@@ -21,7 +21,7 @@ from lowerbound.decomposition.quadrature import peak
 from lowerbound.decomposition.result import Decomposition
 from lowerbound.decomposition.target import Target
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.importance import Weighted, weigh
+from lowerbound.diagnostics.weights.importance import Weighted, weigh
 from lowerbound.families import DenseGaussian
 
 #: k-hat from which means of weights cannot be believed (Vehtari et al. 2024).

@@ -14,31 +14,23 @@ from typing import NamedTuple
 import numpy as np
 
 from lowerbound.algorithms.base import Mode, Status
-from lowerbound.diagnostics.chains import MISSED, Chains, missed, run_chains
-from lowerbound.diagnostics.each_mode import nearest, unlike
+from lowerbound.diagnostics.chains.short import MISSED, Chains, missed, run_chains
+from lowerbound.diagnostics.density.nonfinite import culprits, flat_sites
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.evidence import Evidence, sandwich
-from lowerbound.diagnostics.images import missed_image
-from lowerbound.diagnostics.importance import Weighted, weigh
-from lowerbound.diagnostics.judging import (
-    Seen,
-    judge,
-    judge_chains,
-    judge_image,
-    judge_itself,
-    judge_modes,
-    judge_point,
-    judge_tails,
-    judge_unchecked,
-    judge_unweighed,
-)
-from lowerbound.diagnostics.labellings import all_labellings
-from lowerbound.diagnostics.nonfinite import culprits, flat_sites
+from lowerbound.diagnostics.modes.each_mode import nearest, unlike
+from lowerbound.diagnostics.modes.images import missed_image
+from lowerbound.diagnostics.modes.labellings import all_labellings
 from lowerbound.diagnostics.particles import examine, judge_particles
 from lowerbound.diagnostics.reported import Columns, Moments
-from lowerbound.diagnostics.shift import Shift, drift, shift_of
-from lowerbound.diagnostics.tails import without_sd, without_variance
+from lowerbound.diagnostics.rules.by_chains import judge_chains
+from lowerbound.diagnostics.rules.by_weights import judge
+from lowerbound.diagnostics.rules.overruling import judge_image, judge_modes, judge_tails, judge_unchecked
+from lowerbound.diagnostics.rules.unweighed import judge_itself, judge_point, judge_unweighed
+from lowerbound.diagnostics.shift import Seen, Shift, drift, shift_of
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
+from lowerbound.diagnostics.weights.evidence import Evidence, sandwich
+from lowerbound.diagnostics.weights.importance import Weighted, weigh
+from lowerbound.diagnostics.weights.tails import without_sd, without_variance
 from lowerbound.families import Block, DiagonalGaussian, GaussianBlock, MixtureBlock, ParticleBlock, TransportedBlock
 from lowerbound.kernel import Kernel
 from lowerbound.model.sites import SiteMap

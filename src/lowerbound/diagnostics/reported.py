@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lowerbound.diagnostics.chains import Chains
-from lowerbound.diagnostics.importance import Weighted
+from lowerbound.diagnostics.chains.short import Chains
 from lowerbound.diagnostics.shift import Drift
+from lowerbound.diagnostics.weights.importance import Weighted
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import Block, FactoredBlock
 from lowerbound.kernel import Kernel

@@ -7,12 +7,13 @@ cannot see the part of the posterior that q does not reach (Wang, Kasprzak & Hug
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
 
-from lowerbound.diagnostics.chains import Chains
-from lowerbound.diagnostics.importance import Weighted
+from lowerbound.diagnostics.chains.short import Chains
+from lowerbound.diagnostics.weights.importance import Weighted
 from lowerbound.families import Block
 
 
@@ -118,3 +119,24 @@ def _moments(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # In units of the draws' own spread, so that squares neither vanish nor overflow.
     unit = np.maximum(np.abs(x - mean).max(0), 1e-300)
     return mean, unit * np.sqrt(np.maximum(w @ ((x - mean) / unit) ** 2, 1e-300))
+
+
+class Seen(NamedTuple):
+    """How far what is reported on the constrained space has moved.
+
+    Attributes:
+        names: Of the numbers: ``s``, ``w[2]``.
+        drift: Of each.
+    """
+
+    names: list[str]
+    drift: Drift
+
+    def moved(self, allowed: float) -> list[str]:
+        """Names of those that have moved by more, beyond their errors; the worst first."""
+        beyond = self.drift.beyond(allowed)
+        return [self.names[i] for i in np.argsort(-self.drift.size) if beyond[i]]
+
+    def largest(self, allowed: float) -> float:
+        """The largest shift of those."""
+        return float(self.drift.size[self.drift.beyond(allowed)].max(initial=0.0))

@@ -1,6 +1,6 @@
 """What is said about a posterior: TRUSTED, CORRECTED or NOT_TRUSTED, and why.
 
-The rules by which it is come to are in :mod:`lowerbound.diagnostics.judging`.
+The rules by which it is come to are in :mod:`lowerbound.diagnostics.rules`.
 """
 
 from __future__ import annotations
@@ -85,3 +85,9 @@ def about_parameters(verdict: Verdict, names: Iterable[str], doubts: tuple[str, 
     listed = ", ".join(names)
     said = f"the parameters {listed}: they are point estimates, and their own uncertainty is in no interval"
     return replace(verdict, not_checked=(*verdict.not_checked, said, *doubts))
+
+
+def few(names: Iterable[str]) -> str:
+    """The first six, in words."""
+    listed = list(names)
+    return ", ".join(listed[:6]) + (" and others" if len(listed) > 6 else "")

@@ -10,7 +10,7 @@ from lowerbound import registry
 from lowerbound.algorithms.amortized_vi import AmortizedVI
 from lowerbound.algorithms.base import Algorithm
 from lowerbound.algorithms.row_weights import RowWeights
-from lowerbound.diagnostics.row_assessment import assess_rows
+from lowerbound.diagnostics.rows.assessment import assess_rows
 from lowerbound.diagnostics.verdict import about_parameters
 from lowerbound.encoder import Encoder
 from lowerbound.errors import IncompatibleError, NotFiniteError

@@ -14,9 +14,9 @@ import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Status
 from lowerbound.diagnostics.assessment import Assessment, assess, unchecked, weigh_up
+from lowerbound.diagnostics.density.review import review
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.judging import NEXT
-from lowerbound.diagnostics.review import review
+from lowerbound.diagnostics.rules.thresholds import NEXT
 from lowerbound.families import FactoredBlock
 from lowerbound.fitting.options import Options
 from lowerbound.kernel import Kernel

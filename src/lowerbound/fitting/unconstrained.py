@@ -16,11 +16,11 @@ import numpy as np
 from lowerbound.algorithms.base import Algorithm, Mode, Status
 from lowerbound.algorithms.dense_start import other_modes
 from lowerbound.diagnostics.assessment import Assessment, weigh_up
-from lowerbound.diagnostics.importance import MANY
-from lowerbound.diagnostics.nonfinite import check_starts
-from lowerbound.diagnostics.review import review
-from lowerbound.diagnostics.soundness import check_density
+from lowerbound.diagnostics.density.nonfinite import check_starts
+from lowerbound.diagnostics.density.review import review
+from lowerbound.diagnostics.density.soundness import check_density
 from lowerbound.diagnostics.verdict import about_parameters
+from lowerbound.diagnostics.weights.importance import MANY
 from lowerbound.errors import NotFiniteError
 from lowerbound.escalation import Attempt, Escalation
 from lowerbound.families import Block, Family, PointMass

@@ -12,9 +12,9 @@ import numpy as np
 from lowerbound.algorithms.base import Status
 from lowerbound.diagnostics.assessment import Correction
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.evidence import Evidence
 from lowerbound.diagnostics.updates import Update
 from lowerbound.diagnostics.verdict import Verdict
+from lowerbound.diagnostics.weights.evidence import Evidence
 from lowerbound.errors import DataError, IncompatibleError, unknown_name
 from lowerbound.escalation import Trial
 from lowerbound.families import Block, Point
@@ -26,7 +26,7 @@ from lowerbound.posterior.trace import Trace
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lowerbound.diagnostics.site_response import SiteResponse
+    from lowerbound.diagnostics.response.site_response import SiteResponse
     from lowerbound.encoder import Encoder
 
 
@@ -203,7 +203,7 @@ class Posterior:
         """Means, with their Monte Carlo errors, and standard deviations by linear response, of a mean-field q.
 
         The variances of a mean-field q are too small wherever the posterior is correlated; those of its response
-        are not: see :mod:`lowerbound.diagnostics.linear_response`.
+        are not: see :mod:`lowerbound.diagnostics.response.linear_response`.
 
         Args:
             sites: Names of sites (or deterministics); None for all, up to 2,000 dimensions.
@@ -217,7 +217,7 @@ class Posterior:
             IncompatibleError: q is not a mean-field Gaussian, or the posterior was loaded from a file, which does
                 not hold the model.
         """
-        from lowerbound.diagnostics.site_response import site_response
+        from lowerbound.diagnostics.response.site_response import site_response
         from lowerbound.kernel import Kernel
 
         return site_response(Kernel(self._sites.model), self.q, self._sites, sites, num_draws=num_draws, seed=seed)

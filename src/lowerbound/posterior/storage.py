@@ -25,9 +25,9 @@ from lowerbound import families
 from lowerbound.algorithms.base import Status
 from lowerbound.diagnostics.assessment import Correction
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.evidence import Evidence
 from lowerbound.diagnostics.updates import Update
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
+from lowerbound.diagnostics.weights.evidence import Evidence
 from lowerbound.errors import FileFormatError, IncompatibleError
 from lowerbound.escalation import Trial
 from lowerbound.families.exponential.described import describe, rebuild

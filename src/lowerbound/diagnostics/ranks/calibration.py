@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lowerbound.diagnostics.uniformity import Uniformity, envelope, number_of_bins, uniformity
+from lowerbound.diagnostics.ranks.uniformity import Uniformity, envelope, number_of_bins, uniformity
 from lowerbound.errors import unknown_name
 from lowerbound.report.ranks import plot_ranks, render_ranks
 

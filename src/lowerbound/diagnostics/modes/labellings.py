@@ -1,8 +1,8 @@
 r"""The evidence of all labellings, from draws of one.
 
-Where components may be exchanged (:mod:`~lowerbound.diagnostics.exchangeable`) the posterior is the same under each
-of the permutations pi of their labels, and q is about one of them. With any h >= 0 whose sum over the labellings of a
-point is one, sum_pi h(pi theta) = 1, and p(x, pi theta) = p(x, theta),
+Where components may be exchanged (:mod:`~lowerbound.diagnostics.modes.exchangeable`) the posterior is the same under
+each of the permutations pi of their labels, and q is about one of them. With any h >= 0 whose sum over the labellings
+of a point is one, sum_pi h(pi theta) = 1, and p(x, pi theta) = p(x, theta),
 
     p(x) = int p(x, theta) sum_pi h(pi theta) dtheta = K! int p(x, theta) h(theta) dtheta = K! E_r[ w(theta) h(theta) ],
 
@@ -28,11 +28,11 @@ from itertools import permutations
 import numpy as np
 from scipy.special import logsumexp
 
-from lowerbound.diagnostics.chains import Chains
+from lowerbound.diagnostics.chains.short import Chains
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.evidence import Evidence, above, error
-from lowerbound.diagnostics.exchangeable import Axis, Exchangeable, exchangeable
-from lowerbound.diagnostics.importance import Mixture, Weighted, regressed
+from lowerbound.diagnostics.modes.exchangeable import Axis, Exchangeable, exchangeable
+from lowerbound.diagnostics.weights.evidence import Evidence, above, error
+from lowerbound.diagnostics.weights.importance import Mixture, Weighted, regressed
 from lowerbound.families import Block
 from lowerbound.kernel import Kernel
 from lowerbound.model.sites import SiteMap
@@ -117,7 +117,7 @@ def all_labellings(
 def _upper(
     kernel: Kernel, r: Mixture, chains: Chains, shares: list[Share], log_weights: np.ndarray, rng: np.random.Generator
 ) -> Estimate | None:
-    """The upper bound of :mod:`~lowerbound.diagnostics.evidence` with the weights K! w h; None with many components.
+    """The upper bound of :mod:`~lowerbound.diagnostics.weights.evidence` with weights K! w h; None for many components.
 
     The draw that is not of r has to be from K! p h: one of the posterior, or of any labelling of it, becomes so where
     it is given the labelling pi with probability h(pi theta).

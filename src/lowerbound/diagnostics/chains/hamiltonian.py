@@ -7,7 +7,7 @@ of all of them:
 
 The metric S is any Gaussian's covariance. The step size is adapted to an acceptance averaged over chains; a
 trajectory's length is drawn anew for each transition, about pi/2 in units of S^{1/2}. Which chains to run, for how
-long, and what they say is the matter of :mod:`~lowerbound.diagnostics.chains`.
+long, and what they say is the matter of :mod:`~lowerbound.diagnostics.chains.short`.
 """
 
 from __future__ import annotations

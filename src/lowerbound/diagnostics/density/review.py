@@ -1,8 +1,8 @@
 """The last look at a fit: is what was judged a density at all, and where did it stop being finite?
 
 The verdict compares q with the log density; it cannot know that the density itself is at fault. So the faults that
-:mod:`~lowerbound.diagnostics.soundness` and :mod:`~lowerbound.diagnostics.improper` find override it: NOT_TRUSTED, with
-the fault as its sentence.
+:mod:`~lowerbound.diagnostics.density.soundness` and :mod:`~lowerbound.diagnostics.density.improper` find override it:
+NOT_TRUSTED, with the fault as its sentence.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 
 from lowerbound.algorithms.base import Status
 from lowerbound.diagnostics.assessment import Assessment
-from lowerbound.diagnostics.improper import improper
-from lowerbound.diagnostics.nonfinite import forensics
-from lowerbound.diagnostics.soundness import faults
+from lowerbound.diagnostics.density.improper import improper
+from lowerbound.diagnostics.density.nonfinite import forensics
+from lowerbound.diagnostics.density.soundness import faults
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
 from lowerbound.families import Block
 from lowerbound.kernel import Kernel

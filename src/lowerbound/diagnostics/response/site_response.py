@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lowerbound.diagnostics.linear_response import DENSE_RESPONSE, LinearResponse, linear_response
+from lowerbound.diagnostics.response.linear_response import DENSE_RESPONSE, LinearResponse, linear_response
 from lowerbound.errors import DataError, IncompatibleError, unknown_name
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import Block
@@ -56,7 +56,7 @@ def site_response(
         q: A mean-field Gaussian.
         sites: The :class:`~lowerbound.model.sites.SiteMap` of the model.
         names: Which; None for all.
-        num_draws, seed: As for :func:`~lowerbound.diagnostics.linear_response`.
+        num_draws, seed: As for :func:`~lowerbound.diagnostics.response.linear_response`.
 
     Raises:
         UnknownNameError: a name that the model does not have.

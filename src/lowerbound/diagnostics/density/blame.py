@@ -1,6 +1,6 @@
 """The operation to blame for a value or gradient that is not finite, in words, and what to do about it.
 
-:mod:`~lowerbound.diagnostics.tape` finds the operation; here it is told with its line, its row, the numbers that
+The :mod:`~lowerbound.diagnostics.density.tape` finds it; here it is told with its line, its row, the numbers that
 went in, the sites that it depends on with their values and transforms, and a remedy that fits the break.
 """
 
@@ -16,8 +16,18 @@ import numpy as np
 from numpyro.distributions import biject_to
 from numpyro.distributions.distribution import validation_enabled
 
-from lowerbound.diagnostics.remedies import remedy
-from lowerbound.diagnostics.tape import Operation, Origin, TooLarge, Value, gated, inputs_of, origin, record, source
+from lowerbound.diagnostics.density.remedies import remedy
+from lowerbound.diagnostics.density.tape import (
+    Operation,
+    Origin,
+    TooLarge,
+    Value,
+    gated,
+    inputs_of,
+    origin,
+    record,
+    source,
+)
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model, is_real
 from lowerbound.precision import float64

@@ -21,8 +21,8 @@ from itertools import combinations
 
 import numpy as np
 
-from lowerbound.diagnostics.exchangeable import Axis, Exchangeable, axes_of, exchangeable, swapped
-from lowerbound.diagnostics.importance import Weighted
+from lowerbound.diagnostics.modes.exchangeable import Axis, Exchangeable, axes_of, exchangeable, swapped
+from lowerbound.diagnostics.weights.importance import Weighted
 from lowerbound.families import Block
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import is_real

@@ -19,7 +19,7 @@ bent towards its own noise. The smaller is reported. (Measured against the means
 regressions of 100 and 200 columns and a hierarchy of 50 groups, with 64 and 256 draws: 1.0 to 1.1 times.)
 
 *How (-H)^{-1} is applied*: for few coordinates by conjugate gradients, for many coordinates of a diagonal q by
-forming H; see :mod:`~lowerbound.diagnostics.curvature`.
+forming H; see :mod:`~lowerbound.diagnostics.response.curvature`.
 
 *What can be wrong.* At the maximum of the exact ELBO, s_j^2 E[-d^2 log p / dx_j^2] = 1 (Stein). ``curvature`` is
 the left side as the differences give it on this noise: it scatters about 1 with few draws, but where it is near 0,
@@ -36,7 +36,7 @@ import numpy as np
 
 from lowerbound.algorithms.fixed_noise import Evaluation, FixedNoise, carry, locations, pull_back
 from lowerbound.algorithms.newton import ACCEPTED, Path, next_radius, steihaug
-from lowerbound.diagnostics.curvature import by_conjugate_gradients, formed
+from lowerbound.diagnostics.response.curvature import by_conjugate_gradients, formed
 from lowerbound.errors import DataError, IncompatibleError
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import (

@@ -1,7 +1,7 @@
 """Which site, transform, row and operation made the log density not finite, and at which step of the fit.
 
 Only run once something has gone wrong: the model is evaluated factor by factor, then operation by operation
-(:mod:`~lowerbound.diagnostics.blame`), outside any compiled program, which is slow.
+(:mod:`~lowerbound.diagnostics.density.blame`), outside any compiled program, which is slow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpyro.distributions.distribution import validation_enabled
 
 from lowerbound.algorithms.search import far_points
-from lowerbound.diagnostics.blame import blame, transform_name
+from lowerbound.diagnostics.density.blame import blame, transform_name
 from lowerbound.errors import ModelError, NotFiniteError
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import Model

@@ -19,11 +19,11 @@ from lowerbound.algorithms.row_refinement import Refiner
 from lowerbound.algorithms.row_weights import RowWeights
 from lowerbound.diagnostics.assessment import Assessment, Correction
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.evidence import Evidence
-from lowerbound.diagnostics.row_gap import row_gap
-from lowerbound.diagnostics.rows import DRAWS, ENDED_BADLY, SAMPLED, RowChecks, check_rows, judge_rows
-from lowerbound.diagnostics.shared_latents import BUDGET, SharedChecks, check_shared, judge_shared, weights_at
+from lowerbound.diagnostics.rows.checks import DRAWS, ENDED_BADLY, SAMPLED, RowChecks, check_rows, judge_rows
+from lowerbound.diagnostics.rows.gap import row_gap
+from lowerbound.diagnostics.rows.shared_latents import BUDGET, SharedChecks, check_shared, judge_shared, weights_at
 from lowerbound.diagnostics.verdict import VerdictStatus
+from lowerbound.diagnostics.weights.evidence import Evidence
 from lowerbound.precision import float32
 
 #: Rows whose gap is parted.

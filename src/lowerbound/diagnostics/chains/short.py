@@ -1,7 +1,7 @@
 r"""Short Hamiltonian chains on the compiled kernel: the check of every fit, and the repair of many.
 
-As many chains as the kernel has places in a batch move together (:mod:`~lowerbound.diagnostics.hamiltonian`) from
-draws of q, weighted ones where weights can be had. They start near the posterior, which is what makes short chains
+As many chains as the kernel has places in a batch move together (:mod:`~lowerbound.diagnostics.chains.hamiltonian`)
+from draws of q, weighted ones where weights can be had. They start near the posterior, which is what makes short chains
 enough. Their metric is q's covariance or the weighted one, estimated again from the chains themselves where they have
 the states for it.
 
@@ -25,10 +25,10 @@ import numpy as np
 
 from lowerbound.algorithms.base import Mode
 from lowerbound.algorithms.quasi_newton import root
-from lowerbound.diagnostics.control_variates import Moments, controlled_moments, effective_draws, split, spreads
-from lowerbound.diagnostics.hamiltonian import Transported, Walkers
-from lowerbound.diagnostics.importance import Weighted
-from lowerbound.diagnostics.proposals import about
+from lowerbound.diagnostics.chains.control_variates import Moments, controlled_moments, effective_draws, split, spreads
+from lowerbound.diagnostics.chains.hamiltonian import Transported, Walkers
+from lowerbound.diagnostics.weights.importance import Weighted
+from lowerbound.diagnostics.weights.proposals import about
 from lowerbound.families import Block, DenseGaussian, DiagonalGaussian, GaussianBlock, TransportedBlock
 from lowerbound.kernel import Kernel
 

@@ -3,7 +3,7 @@
 With K draws z_k of a row's block and w_k = p(x_i, z_k) / q(z_k | x_i), log mean w - mean log w estimates, from below,
 the row's gap KL(q(z | x_i) || p(z | x_i)); k-hat of the w_k says whether weighting can repair the block. Where rows
 share latents g, each row is looked at with a draw g ~ q(g) of its own. The gap has two parts, what the network cannot
-say and what a diagonal Gaussian cannot hold, which :mod:`lowerbound.diagnostics.row_gap` tells apart; the larger one
+say and what a diagonal Gaussian cannot hold, which :mod:`lowerbound.diagnostics.rows.gap` tells apart; the larger one
 says what to do next. Where the rows are few each block is refined by itself, and the better weights count.
 
 The rules, with the model's parameters taken as they are:
@@ -25,8 +25,8 @@ from scipy.special import logsumexp
 
 from lowerbound.algorithms.base import Status
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.judging import USABLE_K
-from lowerbound.diagnostics.row_gap import RowGap
+from lowerbound.diagnostics.rows.gap import RowGap
+from lowerbound.diagnostics.rules.thresholds import USABLE_K
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
 from lowerbound.pareto import effective_size, smooth
 

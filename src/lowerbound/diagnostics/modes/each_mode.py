@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lowerbound.diagnostics.chains import run_chains
-from lowerbound.diagnostics.importance import Weighted
-from lowerbound.diagnostics.judging import APART, DRIFT
+from lowerbound.diagnostics.chains.short import run_chains
+from lowerbound.diagnostics.rules.thresholds import APART, DRIFT
 from lowerbound.diagnostics.shift import drift
+from lowerbound.diagnostics.weights.importance import Weighted
 from lowerbound.families import GaussianBlock
 from lowerbound.kernel import Kernel
 from lowerbound.pareto import effective_size

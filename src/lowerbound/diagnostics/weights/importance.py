@@ -27,7 +27,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from lowerbound.algorithms.base import Mode
-from lowerbound.diagnostics.proposals import Component, about, learn
+from lowerbound.diagnostics.weights.proposals import Component, about, learn
 from lowerbound.families import Block, GaussianBlock
 from lowerbound.kernel import Kernel
 from lowerbound.pareto import effective_size, smooth

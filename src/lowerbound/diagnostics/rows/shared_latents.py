@@ -28,9 +28,9 @@ from scipy.special import logsumexp, ndtri
 
 from lowerbound.algorithms.row_weights import RowWeights
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.judging import DRIFT, GOOD_K, USABLE_K
-from lowerbound.diagnostics.proposals import Component
-from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
+from lowerbound.diagnostics.rules.thresholds import DRIFT, GOOD_K, USABLE_K
+from lowerbound.diagnostics.verdict import Verdict, VerdictStatus, few
+from lowerbound.diagnostics.weights.proposals import Component
 from lowerbound.pareto import effective_size, smooth
 from lowerbound.precision import float32
 
@@ -162,7 +162,7 @@ def judge_shared(verdict: Verdict, checks: SharedChecks | None, names: list[str]
         names: Of the shared latents' coordinates.
         rows: In all.
     """
-    listed = ", ".join(names[:6]) + (" and others" if len(names) > 6 else "")
+    listed = few(names)
     if verdict.fatal:
         return verdict
     if checks is None or checks.noise > NOISE:

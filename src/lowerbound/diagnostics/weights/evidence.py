@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
-from lowerbound.diagnostics.chains import Chains
+from lowerbound.diagnostics.chains.short import Chains
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.importance import Mixture, Weighted
+from lowerbound.diagnostics.weights.importance import Mixture, Weighted
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Several modes: chains inside each, components that may be exchanged, the images of q."""

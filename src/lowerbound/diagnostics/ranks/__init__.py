@@ -1,0 +1,1 @@
+"""Ranks over simulated data sets, and whether they are uniform."""

@@ -1,0 +1,1 @@
+"""Importance weights of draws of q: what they come from, what they say of q, of the evidence and of tails."""
