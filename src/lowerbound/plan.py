@@ -50,7 +50,6 @@ from lowerbound.errors import IncompatibleError
 from lowerbound.families import (
     Arrow,
     ArrowLayout,
-    BoundProduct,
     Dense,
     Diagonal,
     Family,
@@ -119,7 +118,7 @@ def choose(
     else:
         # A dense Gaussian that was asked for is fitted as long as its matrices fit.
         limit = 2 * DENSE_LIMIT if isinstance(family, Dense) else DENSE_LIMIT
-        regressable = isinstance(family, Arrow) or (p <= limit and _regressable(family))
+        regressable = isinstance(family, Arrow) or (p <= limit and _regressable(family, p))
         algorithm = ScoreRegression() if regressable else SampleAverage()
     algorithm.check(model, family)
     return family, algorithm
@@ -173,7 +172,7 @@ def for_objective(objective: Any, algorithm: Any, *, model: Model, family: Any) 
     if isinstance(chosen, Weighted) and model.dimension <= MOMENTS_LIMIT and not model.parameters:
         found = Dense() if family is None else registry.resolve("family", family, registry.FAMILIES, Family)
         found = found.bind(model) if isinstance(found, Product) else found
-        if _regressable(found):
+        if _regressable(found, model.dimension):
             return MomentMatching(chosen)
     return GradientVI(objective=chosen)
 
@@ -193,6 +192,5 @@ def refine(kernel: Kernel, family: Family, algorithm: Algorithm) -> tuple[Family
     return Arrow(layout), ScoreRegression()
 
 
-def _regressable(family: Family) -> bool:
-    parts = family.families if isinstance(family, BoundProduct) else (family,)
-    return all(isinstance(f, (Dense, Diagonal)) for f in parts)
+def _regressable(family: Family, dimension: int) -> bool:
+    return all(isinstance(f, (Dense, Diagonal)) for f, _ in family.members(dimension))

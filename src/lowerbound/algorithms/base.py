@@ -33,7 +33,8 @@ import numpy as np
 
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.errors import IncompatibleError
-from lowerbound.families import Block, DenseGaussian, Family
+from lowerbound.families import Block, DenseGaussian, Family, Flow, Particles, PointMass, SinhArcsinh
+from lowerbound.families.arrow import check_layout
 from lowerbound.kernel import Kernel
 
 
@@ -99,6 +100,20 @@ def check_positive(owner: str, **options: float) -> None:
     for name, value in options.items():
         if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not value > 0:
             raise IncompatibleError(f"{owner}({name}={value!r}): needed: a positive number.")
+
+
+def check_ascent(owner: str, family: Family, dimension: int) -> None:
+    """Refuse families that no ascent of a bound from a search's end can fit, by name."""
+    check_layout(family)
+    if isinstance(family, Particles):
+        raise IncompatibleError("particles have no log q: use algorithm='svgd' for family='particles'.")
+    if any(isinstance(f, PointMass) for f, _ in family.members(dimension)):
+        raise IncompatibleError("a point mass has no log q: use algorithm='maximum' for family='point_mass'.")
+    if isinstance(family, (Flow, SinhArcsinh)):
+        raise IncompatibleError(
+            f"{owner} has no start for {family.name}, which is fitted from a Gaussian: use "
+            "algorithm='from_gaussian', or leave algorithm out."
+        )
 
 
 class Algorithm(ABC):

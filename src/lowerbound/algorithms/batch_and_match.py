@@ -117,12 +117,10 @@ class BatchAndMatch(Algorithm):
 
     def step(self, state: _State) -> tuple[_State, Info]:
         if not state.search.done:
-            for _ in range(8):
-                if not state.search.done:
-                    state.search.step()
+            state.search.advance()
             return state, Info("searching for a start", state.search.iteration)
         if state.q is None:
-            end = max(state.search.ends(), key=lambda e: e.value)
+            end = state.search.ends()[0]
             factor = root(end.inverse)
             state.q = DenseGaussian(end.x, np.diag(factor) if factor.ndim == 1 else factor)
         self._match(state, state.q)

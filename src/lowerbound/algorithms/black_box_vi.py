@@ -213,9 +213,7 @@ class BlackBoxVI(Algorithm):
 
     def step(self, state: _State) -> tuple[_State, Info]:
         if state.search is not None and not state.search.done:
-            for _ in range(8):
-                if not state.search.done:
-                    state.search.step()
+            state.search.advance()
             return state, Info("searching for a start", 0)
         if state.ascent is None:
             state.ascent = self._ascent(state)

@@ -168,10 +168,8 @@ def information(family: Family, block: Any) -> np.ndarray:
 
 def locations(family: Family, dimension: int) -> np.ndarray:
     """Where in phi the location of each coordinate stands, ``[p]``."""
-    parts = family.families if isinstance(family, BoundProduct) else (family,)
-    indices = family.indices if isinstance(family, BoundProduct) else (np.arange(dimension),)
     out, at = np.empty(dimension, int), 0
-    for f, index in zip(parts, indices, strict=True):
+    for f, index in family.members(dimension):
         n = len(index)
         for name, value in f.parameters(f.build(np.zeros(n), np.ones(n))).items():
             if name == "location":

@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lowerbound.algorithms.base import Algorithm, Info
+from lowerbound.algorithms.base import Algorithm, Info, check_ascent
 from lowerbound.algorithms.search import Search
 from lowerbound.algorithms.stochastic_ascent import StochasticAscent, stopping
 from lowerbound.algorithms.stochastic_steps import (
@@ -41,8 +41,7 @@ from lowerbound.algorithms.stochastic_steps import (
 )
 from lowerbound.compilation import compile_once
 from lowerbound.errors import IncompatibleError
-from lowerbound.families import Block, BoundProduct, Dense, Family, Flow, Particles, PointMass, SinhArcsinh
-from lowerbound.families.arrow import check_layout
+from lowerbound.families import Block, Dense, Family
 from lowerbound.gradients import Gradient, check_learns, default_gradient, surrogate_with_model
 from lowerbound.kernel import Kernel
 from lowerbound.objectives import ELBO, Discrepancy, Objective, Target, Weighted, gaussian_prior
@@ -98,18 +97,7 @@ class GradientVI(Algorithm):
         return stopping(self.optimizer, "parameters" if isinstance(self.objective, Weighted) else "objective")
 
     def check(self, model, family: Family) -> None:
-        check_layout(family)
-        parts = family.families if isinstance(family, BoundProduct) else (family,)
-        if isinstance(family, Particles):
-            raise IncompatibleError("particles have no log q: use algorithm='svgd' for family='particles'.")
-        if any(isinstance(f, PointMass) for f in parts):
-            raise IncompatibleError("a point mass has no log q: use algorithm='maximum' for family='point_mass'.")
-        if isinstance(family, (Flow, SinhArcsinh)):
-            raise IncompatibleError(
-                f"GradientVI has no start for {family.name}, which is fitted from a Gaussian: use "
-                "algorithm='from_gaussian', or leave algorithm out."
-            )
-
+        check_ascent("GradientVI", family, model.dimension)
         check_learns(self.objective, model.parameters)
         if isinstance(self.objective, Discrepancy):
             self.objective.coordinates(model)
@@ -131,9 +119,7 @@ class GradientVI(Algorithm):
 
     def step(self, state: _State) -> tuple[_State, Info]:
         if not state.search.done:
-            for _ in range(8):
-                if not state.search.done:
-                    state.search.step()
+            state.search.advance()
             return state, Info("searching for a start", 0)
         if state.ascent is None:
             state.ascent = self._ascent(state)
@@ -155,7 +141,7 @@ class GradientVI(Algorithm):
     # -- pieces ----------------------------------------------------------------------------------
 
     def _ascent(self, state: _State) -> StochasticAscent:
-        end = max(state.search.ends(), key=lambda e: e.value)
+        end = state.search.ends()[0]
         state.shift = end.x
         variance = end.inverse if end.inverse.ndim == 1 else np.diagonal(end.inverse)
         state.scale = np.sqrt(np.clip(variance, 1e-24, 1e24))

@@ -37,7 +37,7 @@ from lowerbound.algorithms.score_regression import DENSE_LIMIT
 from lowerbound.algorithms.tilted import Moments, best
 from lowerbound.algorithms.weighted_moments import USABLE_K, log_mixture, student_about
 from lowerbound.errors import IncompatibleError
-from lowerbound.families import Block, BoundProduct, Dense, Diagonal, Family
+from lowerbound.families import Block, Dense, Diagonal, Family
 from lowerbound.kernel import Kernel
 from lowerbound.pareto import effective_size, smooth
 
@@ -90,8 +90,7 @@ class MarkovianScoreClimbing(Algorithm):
         return "a stage's averages are known to 0.002 nats for every ten dimensions, by the spread of its batches"
 
     def check(self, model: Any, family: Family) -> None:
-        parts = family.families if isinstance(family, BoundProduct) else (family,)
-        wrong = [f.name for f in parts if not isinstance(f, (Dense, Diagonal))]
+        wrong = [f.name for f, _ in family.members(model.dimension) if not isinstance(f, (Dense, Diagonal))]
         if wrong:
             raise IncompatibleError(
                 f"MarkovianScoreClimbing fits dense and diagonal Gaussians and products of them, not "

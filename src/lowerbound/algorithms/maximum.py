@@ -50,10 +50,7 @@ class Maximum(Algorithm):
 
     def step(self, state: _State) -> tuple[_State, Info]:
         search = state.search
-        for _ in range(8):
-            if not search.done:
-                search.step()
-        if search.done:
+        if search.advance():
             best = int(np.argmax(search.value))
             state.status = Status.CONVERGED if search.converged[best] else Status.MAX_STEPS
             # Without a mode the search runs away: the density rises, and so does the distance.

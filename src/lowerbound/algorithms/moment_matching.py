@@ -54,7 +54,7 @@ from lowerbound.algorithms.tilted import Moments, best, between, surrogate
 from lowerbound.algorithms.weighted_moments import USABLE_K, Drawn, Measured, draw, measure
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.noise import matched_normals
-from lowerbound.families import Block, BoundProduct, Dense, DenseGaussian, Diagonal, DiagonalGaussian, Family
+from lowerbound.families import Block, Dense, DenseGaussian, Diagonal, DiagonalGaussian, Family
 from lowerbound.families.product import ProductBlock
 from lowerbound.kernel import Kernel
 from lowerbound.objectives import ForwardKL, Weighted
@@ -124,8 +124,7 @@ class MomentMatching(Algorithm):
         )
 
     def check(self, model: Any, family: Family) -> None:
-        parts = family.families if isinstance(family, BoundProduct) else (family,)
-        wrong = [f.name for f in parts if not isinstance(f, (Dense, Diagonal))]
+        wrong = [f.name for f, _ in family.members(model.dimension) if not isinstance(f, (Dense, Diagonal))]
         if wrong:
             raise IncompatibleError(
                 f"MomentMatching fits dense and diagonal Gaussians and products of them, not {', '.join(wrong)}. "
@@ -290,9 +289,8 @@ def elbo_of(kernel: Kernel, q: Block, rng: np.random.Generator) -> tuple[float, 
 
 def groups_of(family: Family, p: int) -> list[np.ndarray]:
     """Coordinates of each block of the covariance, for dense and diagonal families and products of them."""
-    whole = [(family, np.arange(p))]
-    parts = zip(family.families, family.indices, strict=True) if isinstance(family, BoundProduct) else whole
-    return [np.sort(g) for f, i in parts for g in ([i] if isinstance(f, Dense) else list(i[:, None]))]
+    members = family.members(p)
+    return [np.sort(g) for f, i in members for g in ([i] if isinstance(f, Dense) else list(i[:, None]))]
 
 
 def as_block(q: Moments, groups: list[np.ndarray]) -> Block:

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
+from lowerbound.algorithms.base import Algorithm, Info, Status, check_ascent, check_positive
 from lowerbound.algorithms.fixed_noise import Evaluation, FixedNoise
 from lowerbound.algorithms.newton import ACCEPTED, Path, next_radius, steihaug
 from lowerbound.algorithms.quasi_newton import LimitedInverse
@@ -41,17 +41,11 @@ from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.noise import matched_normals
 from lowerbound.families import (
     Block,
-    BoundProduct,
     Dense,
     Diagonal,
     DiagonalGaussian,
     Family,
-    Flow,
-    Particles,
-    PointMass,
-    SinhArcsinh,
 )
-from lowerbound.families.arrow import check_layout
 from lowerbound.kernel import Kernel
 
 _MAX_NUMBERS = 2**26
@@ -113,25 +107,8 @@ class SampleAverage(Algorithm):
         )
 
     def check(self, model, family: Family) -> None:
-        check_layout(family)
-        parts = family.families if isinstance(family, BoundProduct) else (family,)
-        if isinstance(family, Particles):
-            raise IncompatibleError("particles have no log q: use algorithm='svgd' for family='particles'.")
-        if any(isinstance(f, PointMass) for f in parts):
-            raise IncompatibleError("SampleAverage fits distributions, not point masses: use algorithm='maximum'.")
-        if isinstance(family, (Flow, SinhArcsinh)):
-            raise IncompatibleError(
-                f"SampleAverage has no start for {family.name}, which is fitted from a Gaussian: use "
-                "algorithm='from_gaussian', or leave algorithm out."
-            )
-        widest = (
-            max(
-                (len(i) for f, i in zip(family.families, family.indices, strict=True) if isinstance(f, Dense)),
-                default=0,
-            )
-            if isinstance(family, BoundProduct)
-            else model.dimension * isinstance(family, Dense)
-        )
+        check_ascent("SampleAverage", family, model.dimension)
+        widest = max((len(i) for f, i in family.members(model.dimension) if isinstance(f, Dense)), default=0)
         if 2 * widest > _MAX_DRAWS:
             raise IncompatibleError(
                 f"SampleAverage on a dense Gaussian needs more draws than dimensions ({widest}); use "
@@ -144,10 +121,7 @@ class SampleAverage(Algorithm):
 
     def step(self, state: _State) -> tuple[_State, Info]:
         if not state.search.done:
-            for _ in range(8):
-                if not state.search.done:
-                    state.search.step()
-            if state.search.done:
+            if state.search.advance():
                 self._start(state)
             phase = "searching for a start"
         else:
@@ -179,7 +153,7 @@ class SampleAverage(Algorithm):
             state.status = Status.NOT_FINITE
             return
         state.function = function
-        state.newton = _all_diagonal(state.family)
+        state.newton = _all_diagonal(state.family, state.kernel.dimension)
         state.radius = _RADIUS * np.sqrt(p)
         state.curvature = LimitedInverse(len(found.vector))
         self._move(state, found)
@@ -326,6 +300,5 @@ class SampleAverage(Algorithm):
         state.status = Status.CONVERGED if lost <= self.overfit * p else Status.NOISY
 
 
-def _all_diagonal(family: Family) -> bool:
-    parts = family.families if isinstance(family, BoundProduct) else (family,)
-    return all(isinstance(f, Diagonal) for f in parts)
+def _all_diagonal(family: Family, dimension: int) -> bool:
+    return all(isinstance(f, Diagonal) for f, _ in family.members(dimension))

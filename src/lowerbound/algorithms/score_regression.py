@@ -46,7 +46,7 @@ from lowerbound.algorithms.search import End, Search, local_elbos
 from lowerbound.algorithms.structure import MOST_GLOBALS, find_layout
 from lowerbound.algorithms.walk import Ground, Walk
 from lowerbound.errors import IncompatibleError
-from lowerbound.families import Arrow, Block, BoundProduct, Dense, Diagonal, Family
+from lowerbound.families import Arrow, Block, Dense, Diagonal, Family
 from lowerbound.kernel import Kernel
 
 #: Up to so many dimensions it is the default.
@@ -90,8 +90,7 @@ class ScoreRegression(Algorithm):
     def check(self, model, family: Family) -> None:
         if isinstance(family, Arrow):
             return
-        parts = family.families if isinstance(family, BoundProduct) else (family,)
-        wrong = [f.name for f in parts if not isinstance(f, (Dense, Diagonal))]
+        wrong = [f.name for f, _ in family.members(model.dimension) if not isinstance(f, (Dense, Diagonal))]
         if wrong:
             raise IncompatibleError(
                 f"ScoreRegression fits dense, diagonal and arrow Gaussians and products of the first two, not "
@@ -144,7 +143,7 @@ class ScoreRegression(Algorithm):
         if state.walk is None:
             if not len(state.search.x):
                 return None
-            best = max(state.search.ends(), key=lambda e: e.value)
+            best = state.search.ends()[0]
             return state.ground.pattern.gaussian(best.x, state.ground.pattern.localise(best).inverse)
         return state.ground.pattern.output(state.walk.current.q)
 
@@ -157,10 +156,7 @@ class ScoreRegression(Algorithm):
     # -- where to start --------------------------------------------------------------------------
 
     def _search(self, state: _State) -> None:
-        for _ in range(8):
-            if not state.search.done:
-                state.search.step()
-        if state.search.done:
+        if state.search.advance():
             if state.walk is None:
                 state.walk = self._best_start(state)
             state.phase = "fitting"
@@ -241,6 +237,5 @@ def _pattern(kernel: Kernel, family: Family) -> Pattern:
                 "'low_rank', or leave family out."
             )
         return ArrowPattern(layout)
-    every = np.arange(kernel.dimension)
-    parts = zip(family.families, family.indices, strict=True) if isinstance(family, BoundProduct) else [(family, every)]
-    return Blocks([np.sort(g) for f, i in parts for g in ([i] if isinstance(f, Dense) else list(i[:, None]))])
+    members = family.members(kernel.dimension)
+    return Blocks([np.sort(g) for f, i in members for g in ([i] if isinstance(f, Dense) else list(i[:, None]))])

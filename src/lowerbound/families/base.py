@@ -131,6 +131,10 @@ class Family(ABC):
 
     name: str
 
+    def members(self, dimension: int) -> tuple[tuple[Family, np.ndarray], ...]:
+        """The families of independent blocks of coordinates, each with its indices: of most, itself over all."""
+        return ((self, np.arange(dimension)),)
+
     @abstractmethod
     def build(self, mean: np.ndarray, covariance: np.ndarray) -> Block:
         """The member nearest to N(mean, covariance); ``covariance`` is ``[d, d]`` or its diagonal ``[d]``."""

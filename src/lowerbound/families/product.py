@@ -173,6 +173,9 @@ class BoundProduct(Family):
     indices: tuple[np.ndarray, ...]
     name = "product"
 
+    def members(self, dimension: int) -> tuple[tuple[Family, np.ndarray], ...]:
+        return tuple(zip(self.families, self.indices, strict=True))
+
     def build(self, mean: np.ndarray, covariance: np.ndarray) -> ProductBlock:
         if covariance.ndim == 1:
             parts = [f.build(mean[i], covariance[i]) for f, i in zip(self.families, self.indices, strict=True)]
