@@ -260,13 +260,7 @@ def _index(value: Value, at: dict[int, Value], batch: list[int], offset: list[in
             c = constant_of(i)
             places[a] = Lookup(_checked(c.array, n), c.axes)
             continue
-        table = as_table(i)
-        if table is None:
-            raise NotClosedForm("an index that is not one discrete latent")
-        atom, c = table
-        k = Axis(atom.index[-1].size)  # pyright: ignore[reportAttributeAccessIssue]
-        c = c.renamed({atom.index[-1]: k})  # pyright: ignore[reportArgumentType]
-        places[a] = (atom, k, Lookup(_checked(c.array, n), c.axes))
+        places[a] = _by_latent(i, n)
     lookups = {a: p[2] if isinstance(p, tuple) else p for a, p in places.items()}
     out = value.looked_up(lookups, axes)
     for p in places.values():
@@ -290,14 +284,24 @@ def index(value: Value, dim: int, at: Value) -> Value:
     if not at.random:
         c = constant_of(at)
         return lead.looked_up({a: Lookup(_checked(c.array, n), c.axes)}, lead.axes)
+    atom, k, place = _by_latent(at, n)
+    return _enumerated(lead.looked_up({a: place}, lead.axes), atom, k)
+
+
+def _by_latent(at: Value, n: int) -> tuple[Any, Axis, Lookup]:
+    """An index that a discrete latent decides: its indicator, a new axis of its values, the place that each stands for.
+
+    Args:
+        at: The index.
+        n: Places that there are.
+    """
     table = as_table(at)
     if table is None:
         raise NotClosedForm("an index that is not one discrete latent")
     atom, c = table
     k = Axis(atom.index[-1].size)  # pyright: ignore[reportAttributeAccessIssue]
     c = c.renamed({atom.index[-1]: k})  # pyright: ignore[reportArgumentType]
-    out = lead.looked_up({a: Lookup(_checked(c.array, n), c.axes)}, lead.axes)
-    return _enumerated(out, atom, k)
+    return atom, k, Lookup(_checked(c.array, n), c.axes)
 
 
 def _enumerated(out: Value, atom: Any, k: Axis) -> Value:

@@ -25,7 +25,7 @@ from scipy import special
 
 from lowerbound.families.exponential.base import ExponentialBlock, Parameters
 from lowerbound.families.exponential.gaussian import JointGaussianBlock
-from lowerbound.families.exponential.power_gamma import log_gamma_quantile
+from lowerbound.families.exponential.power_gamma import log_gamma_quantile, power_moment
 
 
 class NormalGammaBlock(ExponentialBlock):
@@ -139,19 +139,13 @@ class NormalGammaBlock(ExponentialBlock):
         alpha, beta, mean, precision = self._host(natural)
         g = self.gaussian
 
-        def moment(order: float) -> np.ndarray:
-            a = alpha + order / self.power
-            with np.errstate(all="ignore"):
-                out = np.exp(special.gammaln(a) - special.gammaln(alpha)) * beta ** (-order / self.power)
-            return np.where(a > 0, out, np.inf)
-
-        first = moment(1)
+        first, second = (power_moment(alpha, beta, self.power, k) for k in (1, 2))
         # E[1 / u] = beta / (alpha - 1), infinite for alpha up to one: x is a Student-t
         with np.errstate(all="ignore"):
             inverse = np.where(alpha > 1, beta / (alpha - 1), np.inf)
         variance = np.diagonal(np.linalg.inv(precision), axis1=-2, axis2=-1) * self._along(inverse)
         out = {n: (g._back(n, mean[..., s]), g._back(n, variance[..., s])) for n, s in g.slices.items()}
-        return {self.name: (first, moment(2) - first**2), **out}
+        return {self.name: (first, second - first**2), **out}
 
     def start(self, rng: np.random.Generator, spread: float) -> dict[Hashable, Any]:
         """u of mean one and alpha = 1; x of unit covariance about a random place."""

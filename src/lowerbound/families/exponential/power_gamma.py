@@ -81,14 +81,8 @@ class PowerGammaBlock(ExponentialBlock):
     def mean_and_variance(self, natural: Parameters) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         alpha, beta = (np.asarray(x, float) for x in self.shape_rate(natural))
 
-        def moment(order: float) -> np.ndarray:
-            a = alpha + order / self.power
-            with np.errstate(all="ignore"):
-                out = np.exp(special.gammaln(a) - special.gammaln(alpha)) * beta ** (-order / self.power)
-            return np.where(a > 0, out, np.inf)
-
-        mean = moment(1)
-        return {self.latents[0]: (mean, moment(2) - mean**2)}
+        mean = power_moment(alpha, beta, self.power, 1)
+        return {self.latents[0]: (mean, power_moment(alpha, beta, self.power, 2) - mean**2)}
 
     def start(self, rng: np.random.Generator, spread: float) -> dict[Hashable, Any]:
         # alpha = beta = 1 about one
@@ -112,3 +106,12 @@ def log_gamma_quantile(alpha: np.ndarray, e: np.ndarray) -> np.ndarray:
         tiny = (special.log_ndtr(e) + special.gammaln(alpha + 1)) / alpha
         out = np.log(np.where(e > 0, upper, lower))
     return np.where((tiny < -40) | ~np.isfinite(out), tiny, out)
+
+
+def power_moment(alpha: np.ndarray, beta: np.ndarray, power: float, order: float) -> np.ndarray:
+    """E[x^order] where x^power ~ Gamma(alpha, beta): Gamma(alpha + order / power) / Gamma(alpha) beta^(-order / power),
+    infinite where that Gamma's shape is not positive."""
+    a = alpha + order / power
+    with np.errstate(all="ignore"):
+        out = np.exp(special.gammaln(a) - special.gammaln(alpha)) * beta ** (-order / power)
+    return np.where(a > 0, out, np.inf)
