@@ -1,16 +1,20 @@
 """The dense Gaussian that algorithms of other divergences start from, and the modes that were met on the way.
 
 One :class:`~lowerbound.algorithms.ScoreRegression` to its end, its census of modes among it. An algorithm that begins
-so knows of other modes already; for any other, :func:`other_modes` takes the same census afterwards.
+so (:class:`FromDenseStart`) knows of other modes already; for any other, :func:`other_modes` takes the same census
+afterwards.
 
 Cost: that of the default fit, once.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import Any
+
 import numpy as np
 
-from lowerbound.algorithms.base import Info, Mode, Status
+from lowerbound.algorithms.base import Algorithm, Info, Mode, Status
 from lowerbound.algorithms.score_regression import ScoreRegression
 from lowerbound.families import Block, Dense, DenseGaussian
 from lowerbound.kernel import Kernel
@@ -63,6 +67,48 @@ class DenseStart:
         mean, sd = np.asarray(q.mean), np.sqrt(np.asarray(q.variance()))
         own = int(np.argmin([(((m.mean - mean) / sd) ** 2).sum() for m in self._found]))
         return [m._replace(separate=True) for i, m in enumerate(self._found) if i != own]
+
+
+class FromDenseStart(Algorithm):
+    """What moves on from the dense Gaussian. Its state has the :class:`DenseStart` as ``start``."""
+
+    finds_modes = True
+
+    @abstractmethod
+    def begin(self, state: Any, gaussian: DenseGaussian) -> None:
+        """Set the state up, once the Gaussian is there."""
+
+    @abstractmethod
+    def move(self, state: Any) -> Info:
+        """One step of its own."""
+
+    @abstractmethod
+    def answer(self, state: Any) -> Block:
+        """q, once it has begun."""
+
+    @abstractmethod
+    def unmoved(self, state: Any, fitted: Block) -> Block:
+        """The answer before that: the Gaussian so far, as a member of the family."""
+
+    def step(self, state: Any) -> tuple[Any, Info]:
+        if state.start.gaussian is not None:
+            return state, self.move(state)
+        info = state.start.step()
+        if state.start.gaussian is not None:
+            self.begin(state, state.start.gaussian)
+        return state, info
+
+    def output(self, state: Any) -> Block | None:
+        if state.start.gaussian is not None:
+            return self.answer(state)
+        fitted = state.start.fitted()
+        return None if fitted is None else self.unmoved(state, fitted)
+
+    def modes(self, state: Any) -> list[Mode]:
+        return state.start.modes(self.output(state))
+
+    def missing_modes(self, state: Any) -> float:
+        return state.start.missing
 
 
 def other_modes(kernel: Kernel, q: Block, seed: int) -> tuple[list[Mode], float]:

@@ -29,15 +29,15 @@ from typing import Any
 
 import numpy as np
 
-from lowerbound.algorithms.base import Algorithm, Info, Mode, Status, check_positive
-from lowerbound.algorithms.dense_start import DenseStart
+from lowerbound.algorithms.base import Info, Status, check_positive
+from lowerbound.algorithms.dense_start import DenseStart, FromDenseStart
 from lowerbound.algorithms.moment_matching import as_block, elbo_of, groups_of
 from lowerbound.algorithms.pattern import allowed
 from lowerbound.algorithms.score_regression import DENSE_LIMIT
 from lowerbound.algorithms.tilted import Moments, best
 from lowerbound.algorithms.weighted_moments import USABLE_K, log_mixture, student_about
 from lowerbound.errors import IncompatibleError
-from lowerbound.families import Block, Dense, Diagonal, Family
+from lowerbound.families import Block, Dense, DenseGaussian, Diagonal, Family
 from lowerbound.kernel import Kernel
 from lowerbound.pareto import effective_size, smooth
 
@@ -67,7 +67,7 @@ class _State:
 
 
 @dataclass(frozen=True)
-class MarkovianScoreClimbing(Algorithm):
+class MarkovianScoreClimbing(FromDenseStart):
     """The forward KL among Gaussians by conditional importance sampling.
 
     Args:
@@ -78,7 +78,6 @@ class MarkovianScoreClimbing(Algorithm):
     num_samples: int = 16
     max_steps: int = 2000
     name = "markovian_score_climbing"
-    finds_modes = True
 
     def __post_init__(self) -> None:
         check_positive("MarkovianScoreClimbing", max_steps=self.max_steps)
@@ -106,45 +105,32 @@ class MarkovianScoreClimbing(Algorithm):
         start = DenseStart(seed, kernel)
         return _State(kernel, family, np.random.default_rng([seed, 9]), groups_of(family, kernel.dimension), start)
 
-    def step(self, state: _State) -> tuple[_State, Info]:
-        if state.about is None:
-            return self._approach(state)
+    def begin(self, state: _State, gaussian: DenseGaussian) -> None:
+        state.about = Moments(np.asarray(gaussian.mean), gaussian.covariance())
+        state.z = np.zeros(state.kernel.dimension)  # in whitened coordinates: the mean
+        state.value = float(state.kernel(state.about.mean[None])[0][0])
+
+    def move(self, state: _State) -> Info:
+        assert state.about is not None
         self._batch(state, state.about)
         if state.status is None and len(state.first) >= state.length:
             self._end_stage(state, state.about)
         if state.status is None and state.taken >= self.max_steps:
             state.status = Status.MAX_STEPS
         if state.status is not None or not state.first:
-            q = self.output(state)
-            assert q is not None
-            state.elbo, state.elbo_se = elbo_of(state.kernel, q, state.rng)
+            state.elbo, state.elbo_se = elbo_of(state.kernel, self.answer(state), state.rng)
         moved = f"the chain moved in {1 - state.kept / (_STEPS * state.taken):.0%} of its steps"
-        return state, Info("climbing", state.taken, state.elbo, state.elbo_se, status=state.status, detail=moved)
+        return Info("climbing", state.taken, state.elbo, state.elbo_se, status=state.status, detail=moved)
 
-    def output(self, state: _State) -> Block | None:
-        if state.about is None:
-            fitted = state.start.fitted()
-            if fitted is None:
-                return None
-            return state.family.build(np.asarray(fitted.mean), fitted.covariance())  # pyright: ignore
+    def answer(self, state: _State) -> Block:
+        assert state.about is not None
         now = _averages(state) if len(state.first) >= _FIRST else state.about
         return as_block(best(now, state.groups, 1.0), state.groups)
 
-    def modes(self, state: _State) -> list[Mode]:
-        return state.start.modes(self.output(state))
-
-    def missing_modes(self, state: _State) -> float:
-        return state.start.missing
+    def unmoved(self, state: _State, fitted: Block) -> Block:
+        return state.family.build(np.asarray(fitted.mean), fitted.covariance())  # pyright: ignore
 
     # -- pieces ----------------------------------------------------------------------------------
-
-    def _approach(self, state: _State) -> tuple[_State, Info]:
-        info = state.start.step()
-        if (fitted := state.start.gaussian) is not None:
-            state.about = Moments(np.asarray(fitted.mean), fitted.covariance())
-            state.z = np.zeros(state.kernel.dimension)  # in whitened coordinates: the mean
-            state.value = float(state.kernel(state.about.mean[None])[0][0])
-        return state, info
 
     def _batch(self, state: _State, about: Moments) -> None:
         """Steps of the chain from proposals that are drawn and evaluated together."""

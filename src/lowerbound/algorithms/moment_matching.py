@@ -44,8 +44,8 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp
 
-from lowerbound.algorithms.base import Algorithm, Info, Mode, Status, check_positive
-from lowerbound.algorithms.dense_start import DenseStart
+from lowerbound.algorithms.base import Info, Status, check_positive
+from lowerbound.algorithms.dense_start import DenseStart, FromDenseStart
 from lowerbound.algorithms.endless import endless
 from lowerbound.algorithms.pattern import allowed
 from lowerbound.algorithms.quasi_newton import root
@@ -90,7 +90,7 @@ class _State:
 
 
 @dataclass(frozen=True)
-class MomentMatching(Algorithm):
+class MomentMatching(FromDenseStart):
     """The Gaussian with the moments of p^n q^(1 - n), measured by adaptive importance sampling.
 
     Args:
@@ -107,7 +107,6 @@ class MomentMatching(Algorithm):
     tolerance: float = 0.01
     max_steps: int = 50
     name = "moment_matching"
-    finds_modes = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.objective, Weighted):
@@ -143,39 +142,26 @@ class MomentMatching(Algorithm):
         draws = max(_FIRST, 64 * int(np.ceil(4 * p / 64)), self.objective.num_samples)
         return _State(kernel, family, np.random.default_rng([seed, 6]), groups, draws, DenseStart(seed, kernel))
 
-    def step(self, state: _State) -> tuple[_State, Info]:
-        if state.q is None:
-            return self._approach(state)
+    def begin(self, state: _State, gaussian: DenseGaussian) -> None:
+        p = Moments(np.asarray(gaussian.mean), gaussian.covariance())
+        state.q = best(p, state.groups, self.objective.power)
+        state.pi = between(p, state.q, self.objective.power) or p
+
+    def move(self, state: _State) -> Info:
         self._round(state)
         assert state.q is not None
         elbo, se = elbo_of(state.kernel, as_block(state.q, state.groups), state.rng)
         detail = f"{state.draws} draws, k-hat {state.found.pareto_k:.2f}" if state.found is not None else ""
-        return state, Info("matching moments", state.rounds, elbo, se, state.change, state.status, detail)
+        return Info("matching moments", state.rounds, elbo, se, state.change, state.status, detail)
 
-    def output(self, state: _State) -> Block | None:
-        if state.q is None:
-            fitted = state.start.fitted()
-            if fitted is None:
-                return None
-            return state.family.build(np.asarray(fitted.mean), fitted.covariance())  # pyright: ignore
+    def answer(self, state: _State) -> Block:
+        assert state.q is not None
         return as_block(state.q, state.groups)
 
-    def modes(self, state: _State) -> list[Mode]:
-        return state.start.modes(self.output(state))
-
-    def missing_modes(self, state: _State) -> float:
-        return state.start.missing
+    def unmoved(self, state: _State, fitted: Block) -> Block:
+        return state.family.build(np.asarray(fitted.mean), fitted.covariance())  # pyright: ignore
 
     # -- pieces ----------------------------------------------------------------------------------
-
-    def _approach(self, state: _State) -> tuple[_State, Info]:
-        """A step of the dense fit that is the start; once it is there, q and pi for its Gaussian."""
-        info = state.start.step()
-        if (block := state.start.gaussian) is not None:
-            p = Moments(np.asarray(block.mean), block.covariance())
-            state.q = best(p, state.groups, self.objective.power)
-            state.pi = between(p, state.q, self.objective.power) or p
-        return state, info
 
     def _round(self, state: _State) -> None:
         """Measure the moments of pi at q, and move q to what they imply."""

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from lowerbound.algorithms.base import Algorithm, Info, Mode, Status, check_positive
-from lowerbound.algorithms.dense_start import DenseStart
+from lowerbound.algorithms.base import Info, Status, check_positive
+from lowerbound.algorithms.dense_start import DenseStart, FromDenseStart
 from lowerbound.algorithms.score_regression import DENSE_LIMIT
 from lowerbound.algorithms.stein import KERNELS, median_bandwidth, velocity
 from lowerbound.errors import IncompatibleError
@@ -48,7 +48,6 @@ class _State:
     rng: np.random.Generator
     count: int
     start: DenseStart
-    gaussian: DenseGaussian | None = None
     x: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     first: np.ndarray = field(default_factory=lambda: np.empty(0))
     second: np.ndarray = field(default_factory=lambda: np.empty(0))
@@ -60,7 +59,7 @@ class _State:
 
 
 @dataclass(frozen=True)
-class SVGD(Algorithm):
+class SVGD(FromDenseStart):
     """Stein variational gradient descent.
 
     Args:
@@ -82,7 +81,6 @@ class SVGD(Algorithm):
     tolerance: float = 0.005
     max_steps: int = 5000
     name = "svgd"
-    finds_modes = True
 
     def __post_init__(self) -> None:
         check_positive("SVGD", tolerance=self.tolerance, max_steps=self.max_steps)
@@ -114,39 +112,27 @@ class SVGD(Algorithm):
         assert isinstance(family, Particles)
         return _State(kernel, np.random.default_rng([seed, 8]), family.num_particles, DenseStart(seed, kernel))
 
-    def step(self, state: _State) -> tuple[_State, Info]:
-        if state.gaussian is None:
-            return self._approach(state)
+    def begin(self, state: _State, gaussian: DenseGaussian) -> None:
+        n, p = state.count, gaussian.dimension
+        state.x = matched_normals(state.rng, n + n % 2, p)[:n]
+        state.first, state.second = np.zeros((n, p)), np.zeros((n, p))
+
+    def move(self, state: _State) -> Info:
+        assert state.start.gaussian is not None
         for _ in range(_TOGETHER):
             if state.status is None:
-                self._move(state, state.gaussian)
-        return state, Info("moving particles", state.iterations, change=state.least, status=state.status)
+                self._move(state, state.start.gaussian)
+        return Info("moving particles", state.iterations, change=state.least, status=state.status)
 
-    def output(self, state: _State) -> Block | None:
-        if state.gaussian is None:
-            fitted = state.start.fitted()
-            if fitted is None:
-                return None
-            noise = matched_normals(np.random.default_rng(0), state.count + state.count % 2, fitted.noise_dimension)
-            return ParticleBlock(np.asarray(fitted.transform(noise[: state.count])))
-        return ParticleBlock(state.gaussian.transform(state.x))
+    def answer(self, state: _State) -> Block:
+        assert state.start.gaussian is not None
+        return ParticleBlock(state.start.gaussian.transform(state.x))
 
-    def modes(self, state: _State) -> list[Mode]:
-        return state.start.modes(self.output(state))
-
-    def missing_modes(self, state: _State) -> float:
-        return state.start.missing
+    def unmoved(self, state: _State, fitted: Block) -> Block:
+        noise = matched_normals(np.random.default_rng(0), state.count + state.count % 2, fitted.noise_dimension)
+        return ParticleBlock(np.asarray(fitted.transform(noise[: state.count])))
 
     # -- pieces ----------------------------------------------------------------------------------
-
-    def _approach(self, state: _State) -> tuple[_State, Info]:
-        info = state.start.step()
-        if (fitted := state.start.gaussian) is not None:
-            state.gaussian = fitted
-            n, p = state.count, fitted.dimension
-            state.x = matched_normals(state.rng, n + n % 2, p)[:n]
-            state.first, state.second = np.zeros((n, p)), np.zeros((n, p))
-        return state, info
 
     def _move(self, state: _State, gaussian: DenseGaussian) -> None:
         _, gradient = state.kernel(gaussian.transform(state.x))
