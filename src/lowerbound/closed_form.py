@@ -16,7 +16,7 @@ from lowerbound.algorithms.memoized_vi import MemoizedVI
 from lowerbound.algorithms.stochastic_vi import StochasticVI
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.atoms import NotClosedForm
-from lowerbound.expectations.factors import random_factors
+from lowerbound.expectations.factors import Joint, random_factors
 from lowerbound.model.base import Model, is_real
 
 #: Algorithms on closed forms, which derive the family from the model.
@@ -29,11 +29,14 @@ def is_closed(algorithm: Any) -> bool:
     return isinstance(algorithm, CLOSED) or algorithm in [a.name for a in (*CLOSED, ConjugateComputationVI)]
 
 
-def factored_of(model: Model, *, joined: bool = True, num_draws: int | None = None, seed: int = 0) -> Factored:
+def factored_of(
+    model: Model, *, joined: bool = True, num_draws: int | None = None, seed: int = 0, joint: Joint | None = None
+) -> Factored:
     """The exact ELBO of a model.
 
     Args:
         model: Bound to its data.
+        joint: Its factors, where they are known already.
         joined: Whether Gaussian sites share blocks.
         num_draws: Draws of fixed noise for each factor without a closed form; None refuses such.
         seed: Of that noise.
@@ -42,9 +45,8 @@ def factored_of(model: Model, *, joined: bool = True, num_draws: int | None = No
         IncompatibleError: a factor has no closed form; names the operation, the line and the rewrite.
     """
     sample = None if num_draws is None else Sampling(model, num_draws, seed)
-    joint = None
     try:
-        joint = random_factors(model)
+        joint = random_factors(model) if joint is None else joint
         return Factored.of(joint, joined=joined, sample=sample)
     except NotClosedForm as e:
         drawn = joint is not None and bool(joint.open) and sample is None
@@ -84,18 +86,17 @@ def algorithm_for(model: Model) -> ClosedAlgorithm:
     return ConjugateComputationVI() if random_factors(model).open else CoordinateAscent()
 
 
-def exact(model: Model) -> Factored | None:
-    """The model's exact ELBO where a single block of q is the posterior itself; None where it is not, or may not be.
+def exact(model: Model) -> bool:
+    """Whether the optimum of a model's exact ELBO is the posterior itself, as in conjugate models.
 
-    Asked of models with one latent that is not real: of real ones a Gaussian is found as exactly, and sooner.
+    Asked of models with a latent that is not real: of real ones alone a Gaussian is found as exactly, and sooner.
     """
-    if model.discrete or len(model.sites) != 1 or any(is_real(s.support) for s in model.sites.values()):
-        return None
+    if model.discrete or all(is_real(s.support) for s in model.sites.values()):
+        return False
     try:
-        factored = Factored.of(random_factors(model))
+        return Factored.of(random_factors(model)).exact
     except NotClosedForm:
-        return None
-    return factored if len(factored.blocks) == 1 and not factored.bounds and not factored.curved(0) else None
+        return False
 
 
 def multiplied(model: Model) -> bool:

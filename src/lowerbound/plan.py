@@ -99,7 +99,7 @@ def choose(
     if model.discrete:
         return None, algorithm_for(model)
     alone = closed and family is None and algorithm is None
-    if alone and (exact(model) is not None or (p > DENSE_LIMIT and multiplied(model))):
+    if alone and (exact(model) or (p > DENSE_LIMIT and multiplied(model))):
         return None, CoordinateAscent()
     if family is not None:
         family = registry.resolve("family", family, registry.FAMILIES, Family)

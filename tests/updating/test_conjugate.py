@@ -7,7 +7,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from scipy.special import betaln, digamma
+from scipy.special import betaln, digamma, gammaln
 from scipy.stats import multivariate_normal
 
 import lowerbound as lb
@@ -45,6 +45,40 @@ def test_updates_in_any_order_equal_one_fit_of_all_data(name):
     assert posterior.verdict.status is lb.VerdictStatus.TRUSTED
     assert any("relative to the posterior before it" in r for r in posterior.verdict.reasons)
     assert any("errors of earlier posteriors" in c for c in posterior.verdict.not_checked)
+
+
+def variance_unknown(y):
+    v = numpyro.sample("v", dist.InverseGamma(3.0, 2.0))
+    m = numpyro.sample("m", dist.Normal(1.0, jnp.sqrt(2 * v)))
+    with numpyro.plate("row", len(y)):
+        numpyro.sample("y", dist.Normal(m, jnp.sqrt(v)), obs=y)
+
+
+def test_left_alone_a_mean_and_its_variance_are_updated_exactly_from_one_row_on():
+    y = np.random.default_rng(0).normal(2, 1.5, 30)
+    n, shape, rate = len(y), 3.0 + 15, 2 + 0.5 * ((y - y.mean()) ** 2).sum() + 0.5 * 30 * (y.mean() - 1) ** 2 / 61
+    posterior = lb.fit(variance_unknown, {"y": y[:1]})
+    for start, stop in ((12, 30), (1, 12)):
+        posterior = posterior.update({"y": y[start:stop]})
+    assert posterior.verdict.sentence.startswith("q is the posterior, in closed form")
+    mean, sd = posterior.mean(), posterior.sd()
+    assert np.isclose(mean["v"], rate / (shape - 1), rtol=1e-10)
+    assert np.isclose(sd["v"], rate / (shape - 1) / np.sqrt(shape - 2), rtol=1e-10)
+    assert np.isclose(mean["m"], (2 * y.sum() + 1) / (2 * n + 1), rtol=1e-10)
+    assert np.isclose(sd["m"], np.sqrt(rate / (shape - 1) / (n + 0.5)), rtol=1e-10)
+    evidence = gammaln(shape) - gammaln(3) + 3 * np.log(2) - shape * np.log(rate) - 0.5 * n * np.log(2 * np.pi)
+    assert abs(posterior.updates[-1].log_evidence.value - (evidence - 0.5 * np.log(2 * n + 1))) < 1e-9
+
+
+def test_batches_of_one_size_are_compiled_once(monkeypatch):
+    from lowerbound import compilation
+
+    rng, compiled = np.random.default_rng(1), []
+    posterior = lb.fit(coin, {"y": rng.integers(0, 2, 20)}).update({"y": rng.integers(0, 2, 20)})
+    own = compilation._compiled
+    monkeypatch.setattr(compilation, "_compiled", lambda *a: compiled.append(a) or own(*a))
+    posterior.update({"y": rng.integers(0, 2, 20)})
+    assert not compiled
 
 
 def test_left_alone_a_normal_mean_is_updated_exactly_too():

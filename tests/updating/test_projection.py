@@ -109,3 +109,20 @@ def test_the_divergence_of_gaussians_is_that_of_their_densities():
         exact = 0.5 * (exact + np.linalg.slogdet(sb)[1] - np.linalg.slogdet(sa)[1])
         assert abs(gaussian_kl(a, b) - exact) < 1e-10
     assert gaussian_kl(one, one) < 1e-12
+
+
+def test_parameters_of_the_model_are_held():
+    def model(y):
+        s = numpyro.param("s", 1.0, constraint=dist.constraints.positive)
+        level = numpyro.sample("level", dist.Normal(0, 5.0))
+        with numpyro.plate("row", len(y)):
+            numpyro.sample("y", dist.Normal(level, s), obs=y)
+
+    y = np.random.default_rng(0).normal(3, 2.6, 60)
+    first = lb.fit(model, {"y": y[:50]})
+    posterior = first.update({"y": y[50:55]}).update({"y": y[55:]})
+    assert posterior.parameters == first.parameters and first.parameters["s"] > 2
+    variance = 1 / (1 / 25 + 60 / first.parameters["s"] ** 2)
+    assert abs(posterior.mean()["level"] - variance * y.sum() / first.parameters["s"] ** 2) < 1e-6
+    assert abs(posterior.sd()["level"] - variance**0.5) < 1e-6
+    assert any("an update holds them" in c for c in posterior.verdict.not_checked)

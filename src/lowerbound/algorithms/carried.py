@@ -25,7 +25,7 @@ import numpy as np
 from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.marginal import statistics_at
 from lowerbound.errors import IncompatibleError
-from lowerbound.expectations.axes import Const
+from lowerbound.expectations.axes import Const, of_data
 from lowerbound.expectations.factors import Joint
 from lowerbound.expectations.moments import Contraction
 from lowerbound.expectations.quadrature import factor_expectation
@@ -68,12 +68,12 @@ class CarriedTerm:
         return tuple((k, ()) for k in self.block.keys)
 
     def __call__(self, moments: Mapping[Any, Any]) -> Const:
-        inner = [(jnp.asarray(self.natural[k]) * moments[k]).sum() for k in self.block.keys]
+        inner = [(of_data(np.asarray(self.natural[k])) * moments[k]).sum() for k in self.block.keys]
         return Const(sum(inner, jnp.zeros(())), ())
 
     def log_density(self, values: Mapping[str, Any]) -> Any:
         """log r at values of the block's latents."""
-        return self(statistics_at(self.block, values)).array + self.constant
+        return self(statistics_at(self.block, values)).array + of_data(np.asarray(self.constant))
 
 
 def matched(blocks: list[ExponentialBlock], q: FactoredBlock, names: Collection[str]) -> dict[int, Any] | None:

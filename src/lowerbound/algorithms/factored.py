@@ -139,6 +139,15 @@ class Factored:
         """Whether E_q[log p] is not linear in the moments of block i, bounds apart."""
         return any(n in self.structure.curved for n in self.blocks[i].latents)
 
+    @property
+    def exact(self) -> bool:
+        """Whether the optimum is the posterior itself: every term is linear in the moments of one block alone, so that
+        log p(x, z) is a sum of functions of one block each, and each is of that block's family."""
+        if self.bounds or self.sampled or any(self.curved(i) for i in range(len(self.blocks))):
+            return False
+        owner = {k: i for i, b in enumerate(self.blocks) for k in b.keys}
+        return all(len({owner.get(m, -1) for m in t.needs}) <= 1 for t in self.terms)
+
     def with_alike(self) -> Factored:
         """The same, with Gaussian precisions that do not differ along a plate factorised once for the whole of it.
 

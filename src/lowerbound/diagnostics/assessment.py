@@ -25,7 +25,7 @@ from lowerbound.diagnostics.reported import Columns, Moments
 from lowerbound.diagnostics.rules.by_chains import judge_chains
 from lowerbound.diagnostics.rules.by_weights import judge
 from lowerbound.diagnostics.rules.overruling import judge_image, judge_modes, judge_tails, judge_unchecked
-from lowerbound.diagnostics.rules.unweighed import judge_itself, judge_point, judge_unweighed
+from lowerbound.diagnostics.rules.unweighed import judge_exact, judge_itself, judge_point, judge_unweighed
 from lowerbound.diagnostics.shift import Seen, Shift, drift, shift_of
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
 from lowerbound.diagnostics.weights.evidence import Evidence, sandwich
@@ -43,6 +43,8 @@ _KEPT = 2**25
 _FREE = 1.2e10
 #: ... and in more than so many dimensions, as multiples of what the fit did: weights alone say little there.
 _LARGE, _TIMES = 100, 2
+#: Relative difference that is rounding, and nats below the largest weight from which a draw tells nothing.
+_ROUNDING, _NEAR = 1e-10, 30.0
 #: What an evaluation costs more where the chains move in the noise of a flow.
 _TRANSPORT = 4e5
 
@@ -165,13 +167,29 @@ def weigh_up(
     return Weighed(kernel, whole, modes, verdict, weighted, shift, fitted, missing, columns, moments)
 
 
-def assess(weighed: Weighed, seed: int, *, patience: int = 1) -> Assessment:
+def exactly(weighed: Weighed) -> Weighed | None:
+    """With the verdict that q is the posterior, where the form of the model says so and all draws bear it out: the log
+    density is log q and a constant, to rounding, wherever a draw has been. None where it is not.
+    """
+    w, verdict = weighed.weighted, weighed.verdict
+    if w is None or w.bad > 0 or not verdict.converged:
+        return None
+    apart = w.log_density - np.asarray(weighed.q.log_prob(w.draws))
+    near = w.smoothed > w.smoothed.max() - _NEAR
+    apart, size = apart[near], 1 + np.abs(w.log_density[near])
+    if not (np.abs(apart - np.median(apart)) <= _ROUNDING * size).all():
+        return None
+    return dataclasses.replace(weighed, verdict=judge_exact(verdict, int(near.sum()), float(np.ptp(apart))))
+
+
+def assess(weighed: Weighed, seed: int, *, patience: int = 1, check: bool = True) -> Assessment:
     """Check by short chains what the weights said, repair the draws where that is needed, and report.
 
     Args:
         weighed: What the weights said.
         seed: Of the fit.
         patience: How many times as much as usual the chains may cost.
+        check: Whether there is anything to check.
 
     Cost: what the fit cost, or about two seconds, whichever is more; above 100 dimensions up to twice what
     it cost. As much again where several modes are known, for the chains inside each.
@@ -181,7 +199,7 @@ def assess(weighed: Weighed, seed: int, *, patience: int = 1) -> Assessment:
         return _point(q, verdict)
     whole, q = q, _with_density(q)
     chains, several = None, any(m.separate for m in modes)
-    if not verdict.fatal:
+    if check and not verdict.fatal:
         price, fitted = kernel.price, weighed.evaluations
         if isinstance(q, TransportedBlock):  # fitted with hundreds of thousands of them, which is no measure
             price, fitted = price + _TRANSPORT, 0

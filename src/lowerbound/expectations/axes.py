@@ -99,6 +99,14 @@ def constant(value: Any, axes: Sequence[Axis | None]) -> Const:
     return Const(array, tuple(a for a in axes if a is not None))
 
 
+def of_data(array: Any) -> Any:
+    """A single number as an argument of the program. (JAX writes an array without dimensions into the program's text as
+    it writes 2.0, and the same program on other data would be compiled again.)"""
+    if isinstance(array, (np.ndarray, np.generic)) and array.ndim == 0:
+        return jnp.asarray(np.reshape(array, 1))[0]
+    return array
+
+
 def contract(operands: Sequence[Const], out: Sequence[Axis]) -> Const:
     """The einsum of the operands, summed over every axis that is not in ``out``.
 

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.extend import core as jex
 
+from lowerbound.compilation import run_once
 from lowerbound.expectations import operations
 from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.values import as_value
@@ -248,7 +249,7 @@ def _compute(nodes: Sequence[Node], traced: bool) -> None:
     if traced:
         values = program(arrays)
     else:
-        values = [np.asarray(a) for a in jax.jit(program)(arrays)]
+        values = [np.asarray(a) for a in run_once(program, arrays)]
     for n, value in zip(nodes, values, strict=True):
         n.value, n.known = value, True
 

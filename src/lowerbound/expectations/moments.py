@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from lowerbound.expectations.atoms import Atom, NotClosedForm
-from lowerbound.expectations.axes import Axis, Const, Index, contract, gather, index_axes, same_index, spread
+from lowerbound.expectations.axes import Axis, Const, Index, contract, gather, index_axes, of_data, same_index, spread
 from lowerbound.expectations.functions import IDENTITY, INDICATOR
 from lowerbound.expectations.joint_scales import joint_moment
 from lowerbound.expectations.rules.base import Bound
@@ -59,7 +60,8 @@ class Contraction:
         return all(isinstance(a, Axis) and seen.count(a) == 1 for a in own)
 
     def __call__(self, moments: Moments) -> Const:
-        operands = list(self.constants)
+        traced = any(isinstance(m, Tracer) for m in moments.values())
+        operands = [Const(of_data(c.array), c.axes) for c in self.constants] if traced else list(self.constants)
         for m, index in self.moments:
             operands.append(gather(moments[m], index))
         if self.exponents is not None:

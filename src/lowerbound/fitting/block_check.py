@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Status
-from lowerbound.diagnostics.assessment import Assessment, assess, unchecked, weigh_up
+from lowerbound.diagnostics.assessment import Assessment, assess, exactly, unchecked, weigh_up
 from lowerbound.diagnostics.density.review import review
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.rules.thresholds import NEXT
@@ -41,13 +41,28 @@ def small(model: Model) -> bool:
 
 
 def checked(
-    kernel: Kernel | None, q: FactoredBlock, status: Status, algorithm: Algorithm, options: Options
+    kernel: Kernel | None,
+    q: FactoredBlock,
+    status: Status,
+    algorithm: Algorithm,
+    options: Options,
+    *,
+    exact: bool = False,
 ) -> Assessment | None:
-    """q weighed against the log density, and chains started from it; None without one, or if the fit was cut short."""
+    """q weighed against the log density, and chains started from it; None without one, or if the fit was cut short.
+
+    Args:
+        kernel: The log density.
+        q, status, algorithm, options: Of the fit.
+        exact: Whether the optimum is the posterior itself by the form of the model: where all draws of q then weigh
+            the same, chains have nothing to add.
+    """
     if kernel is None or status in CUT_SHORT:
         return None
     with np.errstate(all="ignore"):
         weighed = weigh_up(kernel, q, status, algorithm.rule(), [], 0.0, options.seed, options.num_draws)
+        if exact and (itself := exactly(weighed)) is not None:
+            return assess(itself, options.seed, check=False)
         # The fit is no measure of what the chains may cost: it has not evaluated the density once.
         return review(kernel, q, status, assess(weighed, options.seed), algorithm=algorithm.name, seed=options.seed)
 

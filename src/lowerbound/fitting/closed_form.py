@@ -62,7 +62,8 @@ def fit_closed_form(
     if small(model) and summable(factored) and status not in CUT_SHORT:
         session.say("checking q against the log density")
         kernel = Kernel(marginal(model, factored), deadline=session.deadline)
-        assessment = checked(kernel, q, status, algorithm, options) if kernel.price < _PRICE else None
+        affordable = kernel.price < _PRICE
+        assessment = checked(kernel, q, status, algorithm, options, exact=factored.exact) if affordable else None
     if assessment is None and not model.dimension and status.converged and summable(factored):
         assessment = itself(status, algorithm.rule(), elbo)
     if assessment is None:

@@ -46,7 +46,7 @@ def by_naturals(
     draws = algorithm.num_draws if isinstance(algorithm, ConjugateComputationVI) else None
     found: tuple[Factored, list[CarriedTerm]] | None = None
     for joined in (True, False) if algorithm.joined else (False,):
-        full = factored_of(bound, joined=joined, num_draws=draws, seed=options.seed)
+        full = factored_of(bound, joined=joined, num_draws=draws, seed=options.seed, joint=joint)
         found = carried(full, joint, q, shared, forget=forget)
         if found is not None:
             break

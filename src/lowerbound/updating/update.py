@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lowerbound.algorithms.base import Info
+from lowerbound.diagnostics.verdict import about_parameters
 from lowerbound.errors import DataError, IncompatibleError
 from lowerbound.fitting import Options
 from lowerbound.model.base import Model
@@ -47,7 +49,7 @@ def update(
             "a point mass has no density to be the next prior. Fit with another family, or leave family out."
         )
     source = _source(posterior, model)
-    bound = as_model(source, new_data)
+    bound = _held(as_model(source, new_data), posterior)
     data = Data(new_data)
     check_data(bound, data, list(posterior.observed), whole=posterior._sites._model is not None)
     rows = local_sites(bound, data, _shapes(posterior), local)
@@ -56,7 +58,39 @@ def update(
     if found is None:
         found = by_projection(posterior, bound, shared, float(forget), family, algorithm, options)
     new, kl, said, lost = found
+    if posterior.parameters:
+        doubt = "whether the new rows would move the parameters: an update holds them where the fit before it left them"
+        verdict = about_parameters(new.verdict, posterior.parameters, (doubt,))
+        new = dataclasses.replace(new, parameters=posterior.parameters, verdict=verdict)
     return with_record(posterior, new, kl, said, lost, count_rows(data), float(forget), rows)
+
+
+def _held(bound: Model, posterior: Posterior) -> Model:
+    """The model with its own parameters as they were learned.
+
+    They are held: a bound on the new rows alone would forget what the earlier ones said of them, and where the prior of
+    a shared latent has them it is no longer there to be moved.
+
+    Raises:
+        IncompatibleError: one has another shape with these rows, or is not known.
+    """
+    if not bound.parameters:
+        return bound
+    names = [n.removesuffix("$params") for n in bound.parameters]
+    unknown = [n for n in names if n not in posterior.parameters]
+    if unknown:
+        raise IncompatibleError(
+            f"the parameter {unknown[0]!r} of the model is not among those that this posterior has learned "
+            f"({', '.join(posterior.parameters) or 'none'}; networks are not kept in files). Update the posterior that "
+            "lb.fit returned, with the model that it was fitted to."
+        )
+    try:
+        return bound.with_parameter_values({n: posterior.parameters[n] for n in names}).held()
+    except DataError as e:
+        raise IncompatibleError(
+            f"the parameters that were learned do not fit the model of the new rows: {e} An update holds parameters "
+            "where they are; one that belongs to rows cannot be known of new ones. Make it a latent, or an amortized q."
+        ) from e
 
 
 def _source(posterior: Posterior, model: Any) -> Any:
