@@ -1,4 +1,4 @@
-"""Where no factor couples two blocks q is the posterior, by the form of the model: it is chosen, and said, and checked."""
+"""Where no factor couples two blocks q is the posterior by the form of the model: chosen, said, and checked."""
 
 from __future__ import annotations
 
