@@ -240,6 +240,7 @@ def test_coordinates_have_names_and_constants_have_none():
     assert set(names) == {"chol[1,0]", "chol[1,1]", "p[0]", "p[1]", "p[2]", "log_joint", "log_likelihood"}
 
 
+@pytest.mark.slow
 def test_a_log_density_with_its_simulator():
     def log_joint(slope, x, y):
         return -0.5 * slope**2 - 0.5 * jnp.sum(((y - slope * x) / NOISE) ** 2)

@@ -359,6 +359,7 @@ def test_json_is_json_alone(run):
     assert {"mean", "sd"} <= set(answer["summary"]["a"])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(run):
     one, two = (run("fit", "eight-schools", "--seed", "7", "--json") for _ in range(2))
     assert json.loads(one.stdout)["summary"] == json.loads(two.stdout)["summary"]

@@ -91,7 +91,7 @@ def test_extrapolation_changes_the_road_and_not_the_end(name):
     assert fast[-1] == pytest.approx(plain[-1], abs=2e-3)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "factors" else n for n in ROWS])
 def test_memoized_batches_come_to_the_same_optimum(name):
     whole, _ = climbed(name, algorithms.CoordinateAscent(), SEED)
     batches, _ = climbed(name, algorithms.MemoizedVI(batch_size=17), SEED)

@@ -120,6 +120,7 @@ def _cut_off(y):
     numpyro.sample("y", dist.Normal(1.0 * k, 0.5), obs=y)
 
 
+@pytest.mark.slow
 def test_a_bound_of_several_draws_by_name_with_a_poisson_cut_off():
     """Closer to the evidence than the ELBO is at its own best q, and below it."""
     options = {"algorithm": "black_box_vi", "seed": 1, "num_draws": 256}

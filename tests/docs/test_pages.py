@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -55,11 +55,30 @@ def outside_fences(page: Path) -> str:
 # -- the code ------------------------------------------------------------------------------------------
 
 
+#: Pages that fit many data sets or train networks; what they say is tested by default elsewhere (tests/calibration,
+#: tests/closed_forms, tests/learning, tests/exact).
+LONG = (
+    "docs/calibration.md",
+    "docs/learn/amortizing.md",
+    "docs/learning_the_model.md",
+    "docs/methods/black_box_vi.md",
+    "docs/methods/from_gaussian.md",
+    "docs/methods/memoized_vi.md",
+    "docs/methods/objectives.md",
+    "docs/updating.md",
+)
+
+
+def pages(found: list[Path]) -> list[Any]:
+    """As parameters, the long ones with the slow tests."""
+    return [pytest.param(p, marks=pytest.mark.slow) if name(p) in LONG else p for p in found]
+
+
 LESSONS = sorted((ROOT / "docs/learn").glob("*.md"))
 TRANSLATED = sorted((ROOT / "docs/learn").glob("*/*.md"))
 
 
-@pytest.mark.parametrize("page", LESSONS, ids=name)
+@pytest.mark.parametrize("page", pages(LESSONS), ids=name)
 def test_lessons_show_what_their_code_prints(page):
     shown = 0
     for found, printed in outputs(page.read_text(encoding="utf-8"), str(page)):
@@ -86,17 +105,9 @@ def test_outputs_agree_as_far_as_they_are_shown():
     assert not agree("ELBO -1.23", "ELBO -1.35") and not agree("a 1.0", "b 1.0") and not agree("1.0", "1.0 2.0")
 
 
-#: Pages that fit many data sets; what they say is tested by default elsewhere (tests/calibration, tests/closed_forms).
-LONG = ("docs/calibration.md", "docs/methods/black_box_vi.md", "docs/methods/objectives.md", "docs/updating.md")
-
-
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(p, marks=pytest.mark.slow) if name(p) in LONG else p
-        for p in PAGES
-        if code(p) and p not in LESSONS + TRANSLATED
-    ],
+    pages([p for p in PAGES if code(p) and p not in LESSONS + TRANSLATED]),
     ids=name,
 )
 def test_code_runs(page, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from tests.expectations.random_programs import INSIDE, model_of
 
 MODELS, EACH = 20, 26
 #: Models tried by default; the others with the slow tests.
-DEFAULT = 4
+DEFAULT = 3
 #: Models whose programs are counted by kind.
 COUNTED = 2
 

@@ -204,7 +204,7 @@ def _wide(gradient: Any, objective: Any, draws: int) -> np.ndarray:
     return np.concatenate([np.asarray(v).reshape(repeats, -1) for v in slope.values()], 1)
 
 
-@pytest.mark.parametrize(("which", "power"), [(7, 1.0), (8, 2.0)])
+@pytest.mark.parametrize(("which", "power"), [pytest.param(7, 1.0, marks=pytest.mark.slow), (8, 2.0)])
 def test_self_normalised_gradients_lose_their_bias_with_draws_and_others_do_not(which, power):
     with float64():
         truth = _weighted_truth(power)
