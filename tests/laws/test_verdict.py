@@ -244,6 +244,15 @@ def test_a_parameter_without_an_sd_is_not_trusted():
     assert judge_tails(verdict(), ()) == verdict()
 
 
+def test_a_deterministic_without_an_sd_leaves_the_status():
+    v = judge_tails(verdict(), (), ("e", "f[2]"))
+    assert v.status is TRUSTED and v.parameters == () and v.without_sd == ("e", "f[2]")
+    assert "e, f[2], computed" in v.reasons[-1] and "the sd of e, f[2]" in v.not_checked[-1]
+    assert "quantiles" in v.next_step
+    both = judge_tails(verdict(), ("b",), ("e",))
+    assert both.status is NOT_TRUSTED and both.parameters == ("b",) and both.without_sd == ("b", "e")
+
+
 def test_shift_is_that_of_the_weights():
     """q = N(0, I) against N((0.3, 0), diag(1, 4)), with exact weights: the shifts are 0.3 sd and log 2."""
     rng = np.random.default_rng(3)
