@@ -2,7 +2,8 @@
 
 It is asked of draws that can tell: those of usable chains, else the weighted ones if a thousand of them are effective.
 Of an array of deterministics each element is asked, up to a thousand of all numbers, evenly spaced, as they are
-compared elsewhere; the error of the sd of any other (:mod:`lowerbound.standard_errors`) is infinite where its tail shows none.
+compared elsewhere; the error of the sd of any other (:mod:`lowerbound.standard_errors`) is infinite where its tail
+shows none.
 """
 
 from __future__ import annotations
