@@ -159,8 +159,8 @@ class Encoder:
             IncompatibleError: an objective that is no lower bound.
 
         Warns:
-            TrustWarning: other rows than those of the fit whose weights have no mean (k-hat of 1 or more, of at least
-                50 draws), by number: q has next to nothing in common with what they say, and the bound is far too low.
+            TrustWarning: other rows than those of the fit with a gap of more than 10 nats and weights without a mean
+                (k-hat of 1 or more, of at least 50 draws), by number: there the bound is far too low.
         """
         h: Objective = registry.resolve("objective", objective, registry.OBJECTIVES, Objective)
         if not h.learns:

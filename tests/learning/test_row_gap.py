@@ -147,7 +147,7 @@ def test_rows_unlike_those_of_the_fit_are_named_and_refined():
     assert refined.usable.all()
     np.testing.assert_allclose(refined, exact, atol=0.02)
     # Of a bound those rows are named too; by the rows' own blocks, here exact ones, it is the evidence.
-    with pytest.warns(TrustWarning, match="2 of 14 rows the bound is far below"):
+    with pytest.warns(TrustWarning, match="2 of 14 rows the bound is far too low"):
         below = encoder.bound("elbo", {"x": rows})
     above = encoder.bound("elbo", {"x": rows}, refined=True)
     assert below.value < above.value - 20 and abs(above.value - exact.sum()) < 5 * above.se + 0.05
