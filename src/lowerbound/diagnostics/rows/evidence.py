@@ -24,7 +24,7 @@ _FEWEST = 50
 #: Rows that a warning names.
 _NAMED = 6
 #: k-hat from which weights have no mean, and nats that they show of a row's gap, from which q and the row's posterior
-#: have next to nothing in common. (An autoencoder's rows have gaps of a nat or two, and a twelfth of them such a k-hat.)
+#: have next to nothing in common. (An autoencoder's rows have gaps of a nat or two, a twelfth of them such a k-hat.)
 NO_MEAN, FAR = 1.0, 10.0
 
 
