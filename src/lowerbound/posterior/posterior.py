@@ -249,6 +249,7 @@ class Posterior:
 
         Raises:
             IncompatibleError: q has no density, or the posterior was loaded from a file, which does not hold the model.
+            UnknownNameError, DataError: an objective's draws are not of this model's sites.
 
         Warns:
             TrustWarning: the weights' tail is too heavy for the estimate to be believed.
@@ -256,9 +257,11 @@ class Posterior:
         from lowerbound import registry
         from lowerbound.diagnostics.objective_value import objective_value
         from lowerbound.kernel import Kernel
-        from lowerbound.objectives import Objective
+        from lowerbound.objectives import Discrepancy, Objective
 
         wanted = registry.resolve("objective", objective, registry.OBJECTIVES, Objective)
+        if isinstance(wanted, Discrepancy):
+            wanted.check(self._sites.model)
         if self.encoder is not None:
             rows = max(num_draws // self.q.dimension, 16)
             return self.encoder.bound(wanted, num_draws=rows, seed=seed)
