@@ -83,7 +83,7 @@ def columns_without_sd(names: Sequence[str], values: np.ndarray) -> tuple[str, .
     with np.errstate(all="ignore"):
         squares = (values - np.median(values, axis=0)) ** 2
         heavy = np.flatnonzero(~(squares.max(0) <= _SHARE * squares.sum(0)) & (squares.max(0) > 0))
-    return tuple(names[j] for j in heavy if _shape(values[:, j], positive=False) >= NO_SD)
+    return tuple(names[int(j)] for j in heavy if _shape(values[:, j], positive=False) >= NO_SD)
 
 
 def without_variance(kernel: Kernel, draws: np.ndarray, rng: np.random.Generator) -> tuple[str, ...]:
