@@ -26,6 +26,7 @@ ORDER = (
     "waiting",  # for a call, but not for ever
     "weighted",  # quantiles of weighted draws
     "pareto",  # what importance weights can bear
+    "standard_errors",  # of means and sds of draws
     "labels",  # a discrete latent, by the probabilities of its values
     "report",  # what a person looks at: it is handed a posterior, and imports nothing of the library
     "compilation",  # programs: traced once, compiled once

@@ -67,6 +67,12 @@ def summed_out(model: Model) -> Model:
     Raises:
         IncompatibleError: they cannot be, or nothing is left.
     """
+    if not model.dimension and model.parameters:
+        names, labels = ", ".join(model.parameters), ", ".join(model.discrete)
+        raise IncompatibleError(
+            f"{model.name!r} has parameters to learn ({names}) and discrete latents alone ({labels}): with those "
+            "summed out nothing is left for q. Give the parameters priors: numpyro.sample in place of numpyro.param."
+        )
     if not model.dimension:
         raise IncompatibleError(
             f"{model.name!r} has discrete latents alone ({', '.join(model.discrete)}); families and algorithms for "

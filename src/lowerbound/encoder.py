@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from scipy.special import logsumexp
 
 from lowerbound import registry
 from lowerbound.algorithms.base import check_positive
-from lowerbound.algorithms.row_refinement import Refiner
+from lowerbound.algorithms.row_refinement import Refined, Refiner
 from lowerbound.algorithms.row_weights import RowWeights
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.rows.checks import SAMPLED
+from lowerbound.diagnostics.rows.evidence import RowEvidence, row_evidence, warn_of_bound, warn_of_rows
 from lowerbound.diagnostics.rows.gap import RowGap, row_gap
 from lowerbound.errors import DataError, IncompatibleError
 from lowerbound.model.base import Model, bijection
@@ -85,10 +85,7 @@ class Encoder:
 
         Cost: 3,000 to 30,000 gradients of each row's log density.
         """
-        rows = None if data is None else self._problem.rows.rows_of(data)
-        with float32():
-            location, scale = self._problem.blocks(self._learned, self._inputs(rows))
-        found = Refiner(self._problem, self._learned, seed)(rows, np.arange(len(location)), location, scale)
+        found = self._refined(None if data is None else self._problem.rows.rows_of(data), seed)
         return Encoded(self._named(found.location), self._named(found.scale))
 
     def gap(
@@ -112,34 +109,58 @@ class Encoder:
         return row_gap(self._problem, self._learned, rows, index, sampled=sampled, seed=seed, num_draws=num_draws)
 
     def log_evidence(
-        self, data: Mapping[str, Any] | None = None, *, num_draws: int = 1000, seed: int = 0
-    ) -> np.ndarray:
-        """log (1/K) sum_k w_ik of each row ``[rows]``: log p(x_i; theta), from below, in nats.
+        self,
+        data: Mapping[str, Any] | None = None,
+        *,
+        refined: bool = False,
+        num_draws: int = 1000,
+        seed: int = 0,
+    ) -> RowEvidence:
+        """log (1/K) sum_k w_ik of each row: log p(x_i; theta), from below, in nats, with k-hat of its weights.
 
         Where rows share latents, log E_q(g)[p(x_i | g; theta)], from below.
 
         Args:
             data: All of the model's arrays with rows; None for those fitted to.
+            refined: Whether by each row's own block, as :meth:`refine` has it, in place of the network's.
             num_draws: K.
             seed: Of the draws.
+
+        Warns:
+            TrustWarning: rows whose weights cannot be used, by number with their k-hats: their values are too low.
+
+        Cost: K evaluations of each row's log density, and that of :meth:`refine` where it is asked for.
         """
         times = min(_SHARED_DRAWS, max(2, num_draws // 2 * 2)) if self._problem.shared else 1
-        weights = self._weights(data, times, -(-num_draws // times), seed)[0]
-        return logsumexp(weights, (1, 2)) - np.log(weights[0].size)
+        weights = self._weights(data, times, -(-num_draws // times), seed, refined=refined)[0]
+        found = row_evidence(weights.reshape(len(weights), -1))
+        warn_of_rows(found, refined=refined)
+        return found
 
     def bound(
-        self, objective: Objective | str, data: Mapping[str, Any] | None = None, *, num_draws: int = 64, seed: int = 0
+        self,
+        objective: Objective | str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        refined: bool = False,
+        num_draws: int = 64,
+        seed: int = 0,
     ) -> Estimate:
         """A bound on log p(x; theta), row by row: the sum over rows of E[h(l_i1, ..., l_iK)], with its standard error.
 
         Args:
             objective: h, and K: an object of :mod:`lowerbound.objectives`, or its short name.
             data: All of the model's arrays with rows; None for those fitted to.
+            refined: Whether of each row's own block, as :meth:`refine` has it, in place of the network's.
             num_draws: Of each row; rounded up to two whole sets of K at least.
             seed: Of the draws.
 
         Raises:
             IncompatibleError: an objective that is no lower bound.
+
+        Warns:
+            TrustWarning: other rows than those of the fit with a gap of more than 10 nats and weights without a mean
+                (k-hat of 1 or more, of at least 50 draws), by number: there the bound is far too low.
         """
         h: Objective = registry.resolve("objective", objective, registry.OBJECTIVES, Objective)
         if not h.learns:
@@ -149,7 +170,9 @@ class Encoder:
         k, q = h.num_samples, self._problem.shared_block(self._learned)
         sets = max(2, -(-num_draws // k))
         times = min(_SHARED_DRAWS, max(4, sets // 2 * 2)) if self._problem.shared else 1
-        weights, rest = self._weights(data, times, -(-sets // times) * k, seed)
+        weights, rest = self._weights(data, times, -(-sets // times) * k, seed, refined=refined)
+        if data is not None:
+            warn_of_bound(weights.reshape(len(weights), -1), refined=refined)
         with float64():
             grouped = jnp.asarray(weights.reshape(-1, k), jnp.float64)
             values = np.asarray(jax.vmap(h.value)(grouped)).reshape(len(weights), times, -1)
@@ -227,11 +250,16 @@ class Encoder:
 
     # -- inside --------------------------------------------------------------------------------------
 
+    def _refined(self, rows: list[np.ndarray] | None, seed: int) -> Refined:
+        with float32():
+            location, scale = self._problem.blocks(self._learned, self._inputs(rows))
+        return Refiner(self._problem, self._learned, seed)(rows, np.arange(len(location)), location, scale)
+
     def _inputs(self, rows: list[np.ndarray] | None) -> list[np.ndarray] | None:
         return None if rows is None else [rows[i] for i in self._problem.inputs]
 
     def _weights(
-        self, data: Mapping[str, Any] | None, times: int, draws: int, seed: int
+        self, data: Mapping[str, Any] | None, times: int, draws: int, seed: int, *, refined: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """Log weights ``[rows, times, draws]`` at so many draws of what rows share, and log p(g) ``[rows, times]``.
 
@@ -243,12 +271,14 @@ class Encoder:
         out, rest = np.empty((n, times, draws)), np.empty((n, times))
         rng = np.random.default_rng([seed, 22])
         size = max(1, SAMPLED // times)
+        own = self._refined(rows, seed) if refined else None
         with float32():
             for i in range(0, n, size):
                 index = np.repeat(np.arange(i, min(i + size, n)), times)
                 noise = problem.noise(rng, len(index), draws)
                 drawn = problem.draw_shared(self._learned, rng, len(index) // times, times)
-                w, outside = problem(self._learned, rows, index, noise, drawn)
+                blocks = None if own is None else (own.location[index], own.scale[index])
+                w, outside = problem(self._learned, rows, index, noise, drawn, blocks)
                 out[i : i + size] = w.reshape(-1, times, draws)
                 rest[i : i + size] = outside.reshape(-1, times)
         return out, rest

@@ -156,7 +156,8 @@ class Escalation:
         assessment = self.review(best, assessment)
         self.checking += time.perf_counter() - began
         # (No family gives a parameter an sd that it does not have.)
-        hopeless = assessment.verdict.fatal or assessment.verdict.without_sd
+        own = {n.partition("[")[0] for n in assessment.verdict.without_sd} & {*best.kernel.model.sites}
+        hopeless = assessment.verdict.fatal or own
         if self._may(best) and assessment.verdict.status is not VerdictStatus.TRUSTED and not hopeless:
             best, assessment = self._mixed(best, assessment)
         if self._may(best) and not assessment.verdict.trusted and not hopeless:

@@ -29,6 +29,14 @@ class Labels(NamedTuple):
         centred = self.values - self.mean()[..., None]
         return np.sqrt((self.probabilities * centred**2).sum(-1))
 
+    def sd_spread(self) -> np.ndarray:
+        """The standard error of an sd of n draws of z, times sqrt n: sqrt(m_4 - sd^4) / 2 sd; ``[*shape]``."""
+        square = (self.values - self.mean()[..., None]) ** 2
+        variance = (self.probabilities * square).sum(-1)
+        fourth = (self.probabilities * square**2).sum(-1)
+        spread = np.sqrt(np.maximum(fourth - variance**2, 0.0))
+        return np.divide(spread, 2 * np.sqrt(variance), out=np.zeros_like(spread), where=variance > 0)
+
     def quantile(self, probability: np.ndarray) -> np.ndarray:
         """The least value at or below which there is as much probability: ``[m, *shape]`` for ``m`` of them."""
         cumulative = self.probabilities.cumsum(-1)

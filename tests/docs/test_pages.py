@@ -298,6 +298,8 @@ def test_the_thresholds_of_the_verdict_are_those_in_the_code():
         f"the mean acceptance is above {chains.ACCEPTANCE:g}",
         f"of what would be returned by more than {rules.DRIFT:g},",
         f"and so does an R-hat above {rules.APART:g}.",
+        f"After rule 3 with k-hat of {rules.GOOD_K:g} or more",
+        f"mixed chains with at least {rules.EFFECTIVE:,} effective draws take over where they agree",
         f"no log standard deviation of q is off by more than {shift:g}, nor",
         f"R-hat below {rules.APART:g}, at least 100 effective draws",
         f"in the units that you see, is {tails.NO_SD:g} or more.",

@@ -25,7 +25,7 @@ from numpyro.distributions import constraints
 
 import lowerbound as lb
 from lowerbound import families, objectives
-from lowerbound.errors import DataError, IncompatibleError, TrustWarning
+from lowerbound.errors import DataError, IncompatibleError, TrustWarning, UnknownNameError
 from lowerbound.gradients import Reparameterized
 from lowerbound.model.given import as_model
 from lowerbound.objectives import Target
@@ -142,13 +142,14 @@ def test_values_and_gradients_are_unbiased(name):
 def _scale(y):
     s = numpyro.sample("s", dist.HalfNormal(1.0))
     numpyro.sample("m", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    numpyro.deterministic("twice", 2 * s)
     numpyro.sample("y", dist.Normal(0.0, s), obs=y)
 
 
 def test_draws_by_site_become_unconstrained_coordinates():
     model = as_model(_scale, {"y": 1.0})
     rng = np.random.default_rng(0)
-    draws = {"s": rng.gamma(2.0, size=50), "m": rng.standard_normal((50, 2)), "other": np.zeros(50)}
+    draws = {"s": rng.gamma(2.0, size=50), "m": rng.standard_normal((50, 2)), "twice": np.zeros(50)}
     shift, scale = objectives.MMD(draws).coordinates(model)
     x = np.column_stack([np.log(draws["s"]), draws["m"]])
     order = [model.coordinate_names().index(n) for n in ("s", "m[0]", "m[1]")]
@@ -166,6 +167,11 @@ def test_draws_by_site_become_unconstrained_coordinates():
         (lambda: objectives.MMD(np.full((20, 2), np.nan)), DataError, "20 of MMD's 20 draws are not finite"),
         (lambda: _fitted(np.zeros((20, 3))), DataError, "all of MMD's draws are equal in s"),
         (lambda: _fitted(np.zeros((20, 2))), DataError, "2 columns, and '_scale' has 3 unconstrained coordinates"),
+        (
+            lambda: _fitted({"s": np.ones(20), "m": np.ones((20, 2)), "mu": np.ones(20)}),
+            UnknownNameError,
+            "unknown site in MMD's draws 'mu'. Did you mean 'm'.*Known: m, s, twice",
+        ),
         (lambda: _fitted({"s": np.ones(20)}), DataError, "every latent site, and 'm' is missing"),
         (lambda: _fitted({"s": np.ones(20), "m": np.ones(20)}), DataError, r"draws of 'm' have shape \(20,\)"),
         (lambda: _fitted({"s": -np.ones(20), "m": np.ones((20, 2))}), DataError, "not finite on the unconstrained"),
@@ -178,3 +184,10 @@ def test_what_is_refused(make, error, message):
 
 def _fitted(draws: Any) -> Any:
     return lb.fit(_scale, {"y": 1.0}, objective=objectives.MMD(draws))
+
+
+def test_a_bound_by_draws_of_another_model_is_refused_by_name():
+    posterior = lb.fit(_scale, {"y": 1.0})
+    draws = posterior.sample(20)
+    with pytest.raises(UnknownNameError, match="'tau'"):
+        posterior.bound(objectives.MMD({**draws, "tau": np.ones(20)}))

@@ -233,6 +233,27 @@ def test_in_many_dimensions_q_is_better_than_a_weighted_sample_of_it(p, change, 
     assert v.status is expected
 
 
+@pytest.mark.parametrize(
+    ("k", "change", "source"),
+    [
+        (0.6, {}, "chains"),
+        (0.4, {}, "weights"),
+        (0.6, {"effective": 999.0}, "weights"),
+        (0.6, {"r_hat": 1.06}, "weights"),
+    ],
+)
+def test_chains_take_over_from_weights_without_a_variance(k, change, source):
+    """Where both agree: the weighted draws' sds may be off by a tenth, with nothing to show it."""
+    before = verdict(weighted(pareto_k=k, elbo=-3.1))
+    c = chains(**change)
+    still = Drift(np.zeros(2), np.zeros(2), np.full(2, 0.02), np.full(2, 0.02))
+    off = Drift(np.zeros(2), np.array([0.2, 0.0]), np.full(2, 0.02), np.full(2, 0.02))
+    after = judge_chains(before, c, off, still, ["a", "b"])
+    assert before.status is CORRECTED and after.status is CORRECTED
+    assert after.effective == (c.effective if source == "chains" else before.effective)
+    assert ("short chains" in after.sentence) is (source == "chains")
+
+
 def test_the_weights_of_a_flow_alone_are_not_enough():
     v = judge_unchecked(verdict())
     assert v.status is NOT_TRUSTED and "no chains" in v.sentence and v.next_step
@@ -242,6 +263,15 @@ def test_a_parameter_without_an_sd_is_not_trusted():
     v = judge_tails(verdict(), ("b",))
     assert v.status is NOT_TRUSTED and v.parameters == ("b",) and "b" in v.sentence
     assert judge_tails(verdict(), ()) == verdict()
+
+
+def test_a_deterministic_without_an_sd_leaves_the_status():
+    v = judge_tails(verdict(), (), ("e", "f[2]"))
+    assert v.status is TRUSTED and v.parameters == () and v.without_sd == ("e", "f[2]")
+    assert "e, f[2], computed" in v.reasons[-1] and "the sd of e, f[2]" in v.not_checked[-1]
+    assert "quantiles" in v.next_step
+    both = judge_tails(verdict(), ("b",), ("e",))
+    assert both.status is NOT_TRUSTED and both.parameters == ("b",) and both.without_sd == ("b", "e")
 
 
 def test_shift_is_that_of_the_weights():

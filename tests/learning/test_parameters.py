@@ -11,6 +11,9 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.contrib.module import eqx_module
 from numpyro.distributions import constraints
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+from scipy.stats import norm
 
 import lowerbound as lb
 from lowerbound.families import Diagonal
@@ -55,6 +58,42 @@ def test_empirical_bayes_finds_the_maximum_of_the_marginal_likelihood():
     assert abs(found.elbo.value - posterior.elbo.value) < 1e-6 and abs(found.residual) < 1e-9
     with pytest.raises(lb.errors.IncompatibleError, match="other sites or other data"):
         lb.decompose(hierarchy, {"y": Y + 1}, posterior)
+
+
+def mixture(y):
+    loc = numpyro.param("loc", jnp.array([-1.0, 1.0]))
+    w = numpyro.sample("w", dist.Beta(2.0, 2.0))
+    with numpyro.plate("rows", y.shape[0]):
+        z = numpyro.sample("z", dist.Bernoulli(w))
+        numpyro.sample("y", dist.Normal(loc[z], 1.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"algorithm": "gradient_vi", "family": "diagonal"}, marks=pytest.mark.slow)],
+    ids=["free", "asked"],
+)
+def test_discrete_latents_are_summed_out_while_parameters_are_learned(options):
+    """loc at the maximum of the integral over w of prod_n sum_z p(y_n, z_n | w, loc), taken on a grid of nodes."""
+    rng = np.random.default_rng(0)
+    y = np.concatenate([rng.normal(-2, 1, 10), rng.normal(2, 1, 16)])
+    w, weight = (0.5 * (a + b) for a, b in zip(np.polynomial.legendre.leggauss(100), (1.0, 0.0), strict=True))
+
+    def joint(loc):  # of y and w, at the nodes; and of each row with its label 1
+        one = np.log(w)[:, None] + norm.logpdf(y, loc[1])
+        both = np.logaddexp(np.log1p(-w)[:, None] + norm.logpdf(y, loc[0]), one)
+        return np.log(weight) + np.log(6 * w * (1 - w)) + both.sum(1), np.exp(one - both)
+
+    best = minimize(lambda loc: -logsumexp(joint(loc)[0]), [-1.0, 1.0])
+    log_joint, labels = joint(best.x)
+    posterior = lb.fit(mixture, {"y": y}, **options)
+    np.testing.assert_allclose(posterior.parameters["loc"], best.x, atol=5e-3)
+    assert abs(posterior.log_evidence.value + best.fun) < 5 * posterior.log_evidence.se + 1e-3
+    of_w = np.exp(log_joint - logsumexp(log_joint))
+    np.testing.assert_allclose(posterior.probabilities("z")[:, 1], of_w @ labels, atol=0.01)
+    assert any("loc: they are point estimates" in s for s in posterior.verdict.not_checked)
+    found = lb.decompose(mixture, {"y": y}, posterior)
+    assert found.log_evidence.value == pytest.approx(-best.fun, abs=1e-4) and abs(found.residual) < 1e-9
 
 
 @pytest.mark.slow

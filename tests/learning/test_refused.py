@@ -41,6 +41,16 @@ def test_parameters_without_latents():
     refused(ModelError, r"no latent sites.*it has parameters, m: give them priors", fn)
 
 
+def test_parameters_with_discrete_latents_alone():
+    def fn(x):
+        with numpyro.plate("rows", x.shape[0]):
+            z = numpyro.sample("z", dist.Bernoulli(0.3))
+            numpyro.sample("x", dist.Normal(numpyro.param("m", jnp.zeros(2))[z][:, None], 1).to_event(1), obs=x)
+
+    match = r"parameters to learn \(m\) and discrete latents alone \(z\).*Give the parameters priors"
+    refused(IncompatibleError, match, fn)
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [

@@ -15,6 +15,7 @@ from lowerbound.algorithms import AmortizedVI
 from lowerbound.algorithms.row_weights import RowWeights
 from lowerbound.diagnostics.rows.checks import check_rows
 from lowerbound.encoder import Encoder
+from lowerbound.errors import TrustWarning
 from lowerbound.families import Amortized
 from lowerbound.model import Model
 from lowerbound.model.by_row import RowModel
@@ -104,3 +105,49 @@ def test_a_gap_needs_rows_and_draws(option):
         problem = RowWeights(RowModel(Model.from_numpyro(factors, {"x": X})), Amortized(Constant(jnp.zeros(4))))
     with pytest.raises(lb.errors.IncompatibleError, match=f"{option}=0"):
         Encoder(problem, problem.start()).gap(**{option: 0})
+
+
+class Clipped(eqx.Module):
+    """The exact network of one latent, its location held within -2 and 2: right of rows like those of a fit."""
+
+    weight: jax.Array
+    log_scale: jax.Array
+
+    def __call__(self, row):
+        return jnp.stack([2 * jnp.tanh(row @ self.weight / 2), self.log_scale])
+
+
+def one(x):
+    with numpyro.plate("rows", x.shape[0]):
+        z = numpyro.sample("z", dist.Normal(0, 3))
+        numpyro.sample("x", dist.Normal(z[:, None] * W[0], SD).to_event(1), obs=x)
+
+
+def test_rows_unlike_those_of_the_fit_are_named_and_refined():
+    near, far = RNG.normal(size=(6, 1)) * 0.2 * W[0], np.outer([9.0, -12.0], W[0])
+    rows = np.concatenate([near, far[:1], near, far[1:]])
+    precision = 1 / 9 + W[0] @ W[0] / SD**2
+    exact = np.asarray(
+        dist.MultivariateNormal(np.zeros(3), 9 * np.outer(W[0], W[0]) + SD**2 * np.eye(3)).log_prob(rows)
+    )
+    network = Clipped(jnp.asarray(W[0] / SD**2 / precision), jnp.asarray(-0.5 * np.log(precision)))
+    with float32():
+        problem = RowWeights(RowModel(Model.from_numpyro(one, {"x": near})), Amortized(network))
+        encoder = Encoder(problem, problem.start())
+    found = encoder.log_evidence({"x": near})  # no warning: they would be errors
+    np.testing.assert_allclose(found, exact[:6], atol=0.02)
+    assert found.usable.all() and (found.se < 0.01).all() and len(found) == 6
+    assert np.isnan(encoder.log_evidence({"x": rows}, num_draws=20).pareto_k).all()
+    with pytest.warns(TrustWarning, match=r"2 of 14 rows the evidence is too low.* row (6|13) .*refined=True"):
+        found = encoder.log_evidence({"x": rows})
+    assert np.flatnonzero(~found.usable).tolist() == [6, 13] and (found.pareto_k[[6, 13]] > 1).all()
+    assert (exact[[6, 13]] - found.value[[6, 13]] > 10).all()
+    assert "2 of them with weights that cannot be used" in str(found)
+    refined = encoder.log_evidence({"x": rows}, refined=True)
+    assert refined.usable.all()
+    np.testing.assert_allclose(refined, exact, atol=0.02)
+    # Of a bound those rows are named too; by the rows' own blocks, here exact ones, it is the evidence.
+    with pytest.warns(TrustWarning, match="2 of 14 rows the bound is far too low"):
+        below = encoder.bound("elbo", {"x": rows})
+    above = encoder.bound("elbo", {"x": rows}, refined=True)
+    assert below.value < above.value - 20 and abs(above.value - exact.sum()) < 5 * above.se + 0.05

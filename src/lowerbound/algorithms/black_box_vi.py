@@ -266,7 +266,7 @@ class BlackBoxVI(Algorithm):
             assert summed.responsibilities is not None
             with float64():
                 values = summed.constrain(jnp.asarray(end.x), summed.arguments)
-                found = jax.jit(summed.responsibilities)({n: values[n] for n in model.sites})
+                found = jax.jit(summed.responsibilities)({n: values[n] for n in model.sites}, model.arguments)
             # No probability so small that its logit never comes back.
             out |= {n: {"logits": np.log(0.98 * np.asarray(r) + 0.02 / r.shape[-1])} for n, r in found.items()}
         return [out]

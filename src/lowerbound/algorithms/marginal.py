@@ -18,8 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lowerbound.algorithms.factored import Factored
+from lowerbound.algorithms.factored import Factored, Sampling
 from lowerbound.algorithms.sampled_terms import SampledTerm
+from lowerbound.expectations.factors import random_factors
 from lowerbound.expectations.functions import INDICATOR, INVERSE, LOG_DET
 from lowerbound.expectations.structure import Moment
 from lowerbound.families.exponential import (
@@ -126,18 +127,32 @@ def marginal_log_joint(factored: Factored, values: Mapping[str, Any]) -> Any:
 
 
 def marginal(model: Model, factored: Factored) -> Model:
-    """The same model over its continuous latents alone."""
+    """The same model over its continuous latents alone.
+
+    Parameters that the model has to learn stay arguments: the factors are then taken apart inside whatever traces the
+    density, at the numbers that it is given, so that its slope along them is that of log sum_z p(x, theta, z).
+    """
     if not model.discrete:
         return model
+    places = model.parameter_places
+
+    def at(arguments: Sequence[Any]) -> Factored:
+        if not places:
+            return factored
+        given = list(model.arguments)
+        for i in places:
+            given[i] = arguments[i]
+        moved = dataclasses.replace(model, arguments=given)
+        return Factored.of(random_factors(moved), sample=Sampling(moved, 1, 0))
 
     def evaluate(params: Mapping[str, Any], arguments: Sequence[Any], constrained: bool) -> Evaluation:
         given = model.evaluate(params, arguments, constrained)
         values = dict(params) if constrained else given.values
-        log_prob = marginal_log_joint(factored, {n: jnp.asarray(values[n]) for n in model.sites})
+        log_prob = marginal_log_joint(at(arguments), {n: jnp.asarray(values[n]) for n in model.sites})
         return given._replace(factors=[Factor("marginal", None, None, None, log_prob, True)])
 
-    def responsibilities(values: Mapping[str, Any]) -> dict[str, Any]:
-        _, logits = component_log_probs(factored, {n: jnp.asarray(values[n]) for n in model.sites})
+    def responsibilities(values: Mapping[str, Any], arguments: Sequence[Any]) -> dict[str, Any]:
+        _, logits = component_log_probs(at(arguments), {n: jnp.asarray(values[n]) for n in model.sites})
         return {n: jax.nn.softmax(a, axis=-1) for n, a in logits.items()}
 
     return dataclasses.replace(

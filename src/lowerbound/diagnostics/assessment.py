@@ -17,6 +17,7 @@ from lowerbound.algorithms.base import Mode, Status
 from lowerbound.diagnostics.chains.short import MISSED, Chains, missed, run_chains
 from lowerbound.diagnostics.density.nonfinite import culprits, flat_sites
 from lowerbound.diagnostics.estimate import Estimate
+from lowerbound.diagnostics.heavy import draws_that_tell, heavy_deterministics, heavy_parameters
 from lowerbound.diagnostics.modes.each_mode import nearest, unlike
 from lowerbound.diagnostics.modes.images import missed_image
 from lowerbound.diagnostics.modes.labellings import all_labellings
@@ -30,7 +31,6 @@ from lowerbound.diagnostics.shift import Seen, Shift, drift, shift_of
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
 from lowerbound.diagnostics.weights.evidence import Evidence, sandwich
 from lowerbound.diagnostics.weights.importance import Weighted, weigh
-from lowerbound.diagnostics.weights.tails import without_sd, without_variance
 from lowerbound.families import Block, DiagonalGaussian, GaussianBlock, MixtureBlock, ParticleBlock, TransportedBlock
 from lowerbound.kernel import Kernel
 from lowerbound.model.sites import SiteMap
@@ -222,7 +222,7 @@ def assess(weighed: Weighed, seed: int, *, patience: int = 1, check: bool = True
             verdict = _checked(verdict, chains, q, weighed, seed)
     if isinstance(whole, ParticleBlock):
         verdict = judge_particles(verdict, examine(kernel, whole), weighted.effective)
-    return _report(kernel, q, verdict, weighted, chains, seed, one_mode=not several)
+    return _report(kernel, q, verdict, weighted, chains, seed, one_mode=not several, columns=weighed.columns)
 
 
 def _with_density(q: Block) -> Block:
@@ -257,6 +257,7 @@ def _report(
     seed: int,
     *,
     one_mode: bool,
+    columns: Columns | None,
 ) -> Assessment:
     """The draws that the verdict is about, and what was done to them."""
     keep = slice(0, max(1, _KEPT // kernel.dimension))
@@ -281,7 +282,10 @@ def _report(
         controlled = f"Stein control variates: Monte Carlo errors of at most {chains.error:.2g} sd"
         corrections = (Correction("chains", said), Correction("control_variates", controlled))
     sites = SiteMap(kernel.model.sites, kernel.model.deterministics, kernel.model)
-    verdict = judge_tails(verdict, _heavy(kernel, sites, verdict, weighted, chains))
+    if (telling := draws_that_tell(verdict, weighted, chains)) is not None:
+        own = q if source == "q" else None
+        heavy = heavy_parameters(kernel, sites, own, verdict, telling, mixed=chains is not None and chains.mixed)
+        verdict = judge_tails(verdict, heavy, heavy_deterministics(columns, telling))
     evidence = sandwich(weighted, chains, one_mode=one_mode)
     total = Estimate(weighted.log_evidence, weighted.log_evidence_se)
     if kernel.model.summed and not verdict.fatal:
@@ -295,31 +299,6 @@ def _report(
     return Assessment(
         verdict, source, draws, weights, log_weights, total, evidence, weighted.pareto_k, effective, corrections
     )
-
-
-def _heavy(
-    kernel: Kernel, sites: SiteMap, verdict: Verdict, weighted: Weighted, chains: Chains | None
-) -> tuple[str, ...]:
-    """Names of parameters whose sd may not exist, by the draws that can say so."""
-    if verdict.fatal or sites.dimension > 5000:
-        return ()
-    if chains is not None and chains.usable:
-        draws = chains.pool()
-    elif weighted.effective >= 1000:
-        draws = _resampled(weighted)
-    else:
-        return ()
-    along = without_variance(kernel, draws, np.random.default_rng(0))
-    # What a sample shows counts if the sample can be believed.
-    believed = verdict.trusted or (chains is not None and chains.mixed)
-    return tuple(dict.fromkeys((*along, *(without_sd(sites, draws) if believed else ()))))
-
-
-def _resampled(weighted: Weighted) -> np.ndarray:
-    """As many of the weighted draws as are effective, by systematic resampling."""
-    mass = np.cumsum(np.exp(weighted.smoothed))
-    n = int(weighted.effective)
-    return weighted.draws[np.minimum(np.searchsorted(mass, (np.arange(n) + 0.5) / n * mass[-1]), len(mass) - 1)]
 
 
 def _masses(q: Block, modes: list[Mode], weighted: Weighted) -> tuple[float, ...]:

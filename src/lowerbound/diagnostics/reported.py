@@ -12,7 +12,8 @@ the sds, on the same draws, so that where q is p there is no error; elsewhere th
     se^2 = sum_i (w_i (f_i - mean_w) - v_i (f_i - mean_v))^2 / sd^2.
 
 By chains, with their states moved to the controlled mean and sd of u as they are reported: the error of their average
-is that of what u and u^2, whose means are controlled, do not explain of f.
+is that of what u and u^2, whose means are controlled, do not explain of f; and, where f has a heavy tail, what may lie
+beyond the largest state (:mod:`lowerbound.standard_errors`): two samples of what has no sd differ by any factor.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from lowerbound.families import Block, FactoredBlock
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import is_real, label
 from lowerbound.model.sites import SiteMap
+from lowerbound.standard_errors import beyond_largest
 
 #: Numbers that a model may report for each draw to be compared, and how many of them are, evenly spaced.
 _NUMBERS, _COLUMNS = 2**16, 1000
@@ -121,7 +123,7 @@ class Columns:
         f = self.at(np.asarray(q.transform(matched_normals(np.random.default_rng([seed, 6]), n, q.noise_dimension))))
         with np.errstate(all="ignore"):
             mean, sd, _, b = _moments(f, np.full(n, 1 / n))
-            log_sd_se = np.sqrt((b**2).sum(0))
+            log_sd_se = np.hypot(np.sqrt((b**2).sum(0)), _beyond(f, mean, sd, n))
         if isinstance(q, FactoredBlock):
             exact, start = q.moments(), 0
             for name, k in self.picked.items():
@@ -146,6 +148,9 @@ class Columns:
                 own = np.hypot(chains.moments.mean_se.max(), chains.moments.log_sd_se.max())
             effective = max(float(np.min(chains.moments.effective)), 1.0)
             mean_se, log_sd_se = np.split(np.hypot(each.std(0) / np.sqrt(effective), own), 2)
+            beyond = _beyond(f, mean, sd, effective)
+            log_sd_se = np.hypot(log_sd_se, beyond)
+            mean_se = np.where(np.isinf(beyond), np.inf, mean_se)
             shift, ratio = (mean - before.mean) / sd, np.log(sd / before.sd)
         found = Drift(shift, ratio, np.hypot(mean_se, before.mean_se), np.hypot(log_sd_se, before.log_sd_se))
         return _still(found, before.sd)
@@ -159,6 +164,11 @@ def _moments(f: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     # What does not vary beyond rounding has no sd to be compared in.
     variance = np.where(variance > (_ROUNDING * np.abs(mean)) ** 2, variance, 0.0)
     return mean, np.sqrt(variance), w[:, None] * centred, 0.5 * w[:, None] * (centred**2 / variance - 1)
+
+
+def _beyond(f: np.ndarray, mean: np.ndarray, sd: np.ndarray, effective: float) -> np.ndarray:
+    """The error of the log sd of each column for what may lie beyond its largest value, of so many draws."""
+    return beyond_largest((f - mean) ** 2 / len(f), effective) / (2 * np.maximum(sd, 1e-300) ** 2)
 
 
 def _still(drift: Drift, sd: np.ndarray) -> Drift:

@@ -40,7 +40,7 @@ class Verdict:
         fisher: Covariance-weighted Fisher divergence of q: 0 at the posterior; NaN where q is no Gaussian.
         r_hat: Of the short chains; NaN where none were run.
         modes: The posterior mass of each mode that was found, by the weights; a single 1.0 for one.
-        without_sd: Parameters whose tails are so heavy that their sd may not exist.
+        without_sd: Parameters and deterministics whose tails are so heavy that their sd may not exist.
     """
 
     status: VerdictStatus

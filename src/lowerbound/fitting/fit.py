@@ -113,7 +113,9 @@ def _way(model: Model, family: Any, algorithm: Any, objective: Any, init: Any, s
         return fit_amortized(model, family, chosen, session)
     free = family is None and algorithm is None and objective is None
     asked = family is not None or (objective is not None and not _derived(algorithm))
-    if model.discrete and (asked or (algorithm is not None and not _derived(algorithm))):
+    derived = algorithm is not None and _derived(algorithm)
+    # (Parameters of the model are learned by the bound with discrete latents summed out, which is a density like any.)
+    if model.discrete and (asked or not derived) and (asked or algorithm is not None or model.parameters):
         model = summed_out(model)
     chosen_family, chosen = choose(model, family, algorithm, objective=objective)
     if isinstance(chosen, CLOSED):

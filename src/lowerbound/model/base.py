@@ -125,8 +125,8 @@ class Model:
         distributions: ``distributions(latents, arguments)`` gives the factors at constrained latents, the discrete
             ones among them; without Jacobians, and with ``log_prob`` as the model has it.
         discrete: Discrete latent sites by name. ``sites`` has the continuous ones alone.
-        responsibilities: Where discrete latents have been summed out: ``responsibilities(latents)`` gives
-            p(z = k | x, latents) of each ``[*shape, k]``.
+        responsibilities: Where discrete latents have been summed out: ``responsibilities(latents, arguments)``
+            gives p(z = k | x, latents) of each ``[*shape, k]``.
         summed: The discrete latents that have been summed out, by name.
         plate_sizes: Of every plate, by name.
         plate_axes: Of every latent, which axis of its value runs along which plate.
@@ -150,7 +150,9 @@ class Model:
     elsewhere: tuple[str, ...] = ()
     distributions: Callable[[Mapping[str, Any], Sequence[Any]], list[Factor]] | None = field(default=None, repr=False)
     discrete: Mapping[str, DiscreteSite] = field(default_factory=dict)
-    responsibilities: Callable[[Mapping[str, Any]], dict[str, Any]] | None = field(default=None, repr=False)
+    responsibilities: Callable[[Mapping[str, Any], Sequence[Any]], dict[str, Any]] | None = field(
+        default=None, repr=False
+    )
     summed: Mapping[str, DiscreteSite] = field(default_factory=dict)
     plate_sizes: Mapping[str, int] = field(default_factory=dict)
     plate_axes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

@@ -228,4 +228,4 @@ def _lifted(model: Model) -> Any:
     held = model.responsibilities
     assert held is not None
     point = jax.ShapeDtypeStruct((model.dimension,), np.float64)
-    return lift(lambda u, a: held(model.constrain(u, a)), point, model.arguments)
+    return lift(lambda u, a: held(model.constrain(u, a), a), point, model.arguments)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lowerbound.errors import DataError, IncompatibleError
+from lowerbound.errors import DataError, IncompatibleError, unknown_name
 from lowerbound.model.base import Model
 from lowerbound.model.sites import SiteMap
 from lowerbound.objectives.base import Objective, Target, check_draws
@@ -43,6 +43,9 @@ class Discrepancy(Objective):
     @abstractmethod
     def between(self, z: Any, scores: Any, rows: slice) -> Any:
         """The terms of some draws with all, ``[r, s]``, of draws ``z [s, p]`` with the posterior's scores there."""
+
+    def check(self, model: Model) -> None:
+        """Refuse a model that what the distance is from does not go with; nothing is compiled."""
 
     def coordinates(self, model: Model) -> tuple[np.ndarray, np.ndarray] | None:
         """Shift and scale of the coordinates in which q is to be fitted; None for those of the curvature."""
@@ -102,8 +105,8 @@ class MMD(Discrepancy):
     the narrower q, the nearer it seems. ``ForwardKL`` says what can be said with weights.)
 
     Args:
-        draws: From names of sites to draws ``[n, *shape]``, as ``posterior.sample(n)`` gives them (other names are left
-            aside), or unconstrained vectors ``[n, p]``.
+        draws: From names of sites to draws ``[n, *shape]``, as ``posterior.sample(n)`` gives them (those of
+            deterministics and of discrete latents are left aside), or unconstrained vectors ``[n, p]``.
         num_samples: Draws of q a step.
         bandwidth: h, in standard deviations of the draws; None for the median distance of standard normal draws.
 
@@ -142,6 +145,39 @@ class MMD(Discrepancy):
         means = multiquadric(z, given, width).mean(1)
         return multiquadric(z[rows], z, width) - means[rows, None] - means + own / (n * (n - 1))
 
+    def check(self, model: Model) -> None:
+        """Names, numbers and shapes of the draws against the model's.
+
+        Raises:
+            UnknownNameError: draws of what the model has not.
+            DataError: sites that are missing, or shapes that are wrong.
+        """
+        if not isinstance(self.draws, Mapping):
+            columns = np.shape(self.draws)[1]
+            if columns != model.dimension:
+                raise DataError(
+                    f"MMD's draws have {columns} columns, and {model.name!r} has {model.dimension} unconstrained "
+                    "coordinates; needed: as many."
+                )
+            return
+        known = {*model.sites, *model.deterministics, *model.discrete, *model.summed}
+        if unknown := [n for n in self.draws if n not in known]:
+            raise unknown_name("site in MMD's draws", unknown[0], known)
+        missing = [n for n in model.sites if n not in self.draws]
+        if missing:
+            raise DataError(
+                f"MMD's draws have {', '.join(map(str, self.draws))}; needed: every latent site, and {missing[0]!r} is "
+                "missing."
+            )
+        shapes = {n: np.shape(self.draws[n]) for n in model.sites}
+        counts = {n: s[0] if s else 0 for n, s in shapes.items()}
+        for n, site in model.sites.items():
+            if shapes[n] != (counts[next(iter(counts))], *site.shape):
+                raise DataError(
+                    f"MMD's draws of {n!r} have shape {shapes[n]}; needed: (n, *{tuple(site.shape)}), "
+                    f"with one n for all sites, and they have {counts}."
+                )
+
     def coordinates(self, model: Model) -> tuple[np.ndarray, np.ndarray]:
         x = self._vectors(model)
         scale = x.std(0)
@@ -157,31 +193,13 @@ class MMD(Discrepancy):
         """The given draws as unconstrained vectors ``[n, p]``.
 
         Raises:
-            DataError: sites that are missing, shapes that are wrong, too few draws, numbers that are not finite.
+            UnknownNameError, DataError: as ``check``; too few draws, or numbers that are not finite.
         """
+        self.check(model)
         if not isinstance(self.draws, Mapping):
-            x = np.asarray(self.draws, float)
-            if x.shape[1] != model.dimension:
-                raise DataError(
-                    f"MMD's draws have {x.shape[1]} columns, and {model.name!r} has {model.dimension} unconstrained "
-                    "coordinates; needed: as many."
-                )
-            return x
-        missing = [n for n in model.sites if n not in self.draws]
-        if missing:
-            raise DataError(
-                f"MMD's draws have {', '.join(map(str, self.draws))}; needed: every latent site, and {missing[0]!r} is "
-                "missing."
-            )
+            return np.asarray(self.draws, float)
         values = {n: np.asarray(self.draws[n], float) for n in model.sites}
-        counts = {n: len(v) if v.ndim else 0 for n, v in values.items()}
-        for n, site in model.sites.items():
-            if values[n].shape != (counts[next(iter(counts))], *site.shape):
-                raise DataError(
-                    f"MMD's draws of {n!r} have shape {values[n].shape}; needed: (n, *{tuple(site.shape)}), "
-                    f"with one n for all sites, and they have {counts}."
-                )
-        x, _ = SiteMap(model.sites, {}, model).unconstrain(values, next(iter(counts.values())))
+        x, _ = SiteMap(model.sites, {}, model).unconstrain(values, len(next(iter(values.values()))))
         _check_points(x)
         return x
 

@@ -107,7 +107,16 @@ class Posterior:
     @cached_property
     def _reported(self) -> Reported:
         pool, weights = (self._pool, self._pool_weights) if self.corrected else (None, None)
-        return Reported(self.q, self._sites, pool, weights, self.effective, self.seed, self._averages)
+        return Reported(
+            self.q,
+            self._sites,
+            pool,
+            weights,
+            self.effective,
+            self.seed,
+            self._averages,
+            self.verdict.without_sd,
+        )
 
     def sample(self, n: int = 1000, *, seed: int = 0) -> dict[str, np.ndarray]:
         """Draws by site name, ``[n, *shape]``, with deterministics.
@@ -139,7 +148,11 @@ class Posterior:
         return self._reported.mean()
 
     def sd(self) -> dict[str, np.ndarray]:
-        """Posterior standard deviations by site, ``[*shape]``."""
+        """Posterior standard deviations by site, ``[*shape]``.
+
+        NaN where the verdict names an element in ``without_sd``: no draws can tell it, if there is one. Infinite where
+        a flat posterior has none.
+        """
         return self._reported.sd()
 
     def probabilities(self, site: str) -> np.ndarray:
@@ -191,7 +204,10 @@ class Posterior:
 
         Returns:
             A DataFrame indexed by parameter (``theta[0]``). ``ess`` is the effective number of draws
-            behind the numbers; ``mcse_mean`` and ``mcse_sd`` their Monte Carlo errors.
+            behind the numbers; ``mcse_mean`` and ``mcse_sd`` their Monte Carlo errors, from the draws' own second
+            and fourth moments and what heavy tails hold beyond the largest draw
+            (:mod:`lowerbound.standard_errors`); zero where q has the number in closed form, NaN where the verdict
+            names the row in ``without_sd``.
         """
         if not 0 < hdi_prob < 1:
             raise DataError(f"hdi_prob is {hdi_prob!r}; needed: between 0 and 1.")
@@ -233,6 +249,7 @@ class Posterior:
 
         Raises:
             IncompatibleError: q has no density, or the posterior was loaded from a file, which does not hold the model.
+            UnknownNameError, DataError: an objective's draws are not of this model's sites.
 
         Warns:
             TrustWarning: the weights' tail is too heavy for the estimate to be believed.
@@ -240,9 +257,11 @@ class Posterior:
         from lowerbound import registry
         from lowerbound.diagnostics.objective_value import objective_value
         from lowerbound.kernel import Kernel
-        from lowerbound.objectives import Objective
+        from lowerbound.objectives import Discrepancy, Objective
 
         wanted = registry.resolve("objective", objective, registry.OBJECTIVES, Objective)
+        if isinstance(wanted, Discrepancy):
+            wanted.check(self._sites.model)
         if self.encoder is not None:
             rows = max(num_draws // self.q.dimension, 16)
             return self.encoder.bound(wanted, num_draws=rows, seed=seed)

@@ -19,6 +19,7 @@ from lowerbound.families import Block, FactoredBlock
 from lowerbound.labels import Labels
 from lowerbound.model.base import label
 from lowerbound.model.sites import SiteMap
+from lowerbound.standard_errors import standard_errors
 from lowerbound.weighted import narrowest_interval, weighted_quantile
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Reported:
         effective: Effective number of those.
         seed: Of the fit.
         averages: Of discrete latents that were summed out, where they are known already.
+        without_sd: Names (``x``, ``w[2]``) of numbers whose sd no draws can tell, if there is one.
     """
 
     q: Block
@@ -48,6 +50,7 @@ class Reported:
     effective: float
     seed: int
     averages: dict[str, Labels] | None = None
+    without_sd: tuple[str, ...] = ()
 
     # -- draws -----------------------------------------------------------------------------------------
 
@@ -132,7 +135,7 @@ class Reported:
         return out | {k: labels.mean()[()] for k, labels in self.labels.items()}
 
     def sd(self) -> dict[str, np.ndarray]:
-        """Standard deviations by site ``[*shape]``; infinite where a flat posterior has none."""
+        """Standard deviations by site ``[*shape]``: see :meth:`Posterior.sd`."""
         values, w = self.weighted
         out = {}
         for k, v in values.items():
@@ -142,7 +145,15 @@ class Reported:
             out[k] = np.where(np.isnan(spread), np.inf, spread)[()]
         with np.errstate(invalid="ignore"):
             out |= {k: np.sqrt(v)[()] for k, (_, v) in self._exact.items()}
+        out = {k: np.where(self._untold(k, np.shape(v)), np.nan, v)[()] for k, v in out.items()}
         return out | {k: labels.sd()[()] for k, labels in self.labels.items()}
+
+    def _untold(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Which elements have no sd that can be told."""
+        if not self.without_sd:
+            return np.zeros(shape, bool)
+        named = frozenset(self.without_sd)
+        return np.array([name + label(i) in named for i in np.ndindex(*shape)]).reshape(shape)
 
     def quantile(self, probability: np.ndarray) -> dict[str, np.ndarray]:
         """Quantiles by site ``[m, *shape]``."""
@@ -186,20 +197,27 @@ class Reported:
         low, high = f"hdi_{100 * (1 - hdi_prob) / 2:g}%", f"hdi_{100 * (1 + hdi_prob) / 2:g}%"
         corrected = self.pool is not None
         ess = min(self.effective, float(1 / (w**2).sum())) if corrected else float(len(w))
+        exact = self._exact
         rows, index = [], []
         for name, v in values.items():
             flat = v.reshape(len(v), -1)
             m, s = np.ravel(mean[name]), np.ravel(sd[name])
             lower, upper = narrowest_interval(flat, w, hdi_prob)
-            for j, i in enumerate(np.ndindex(*v.shape[1:])):
-                index.append(name + label(i))
-                rows.append((m[j], s[j], lower[j], upper[j], s[j] / np.sqrt(ess), s[j] / np.sqrt(2 * ess), ess))
+            if name in exact:
+                mean_se = sd_se = np.zeros(len(m))
+            else:
+                mean_se, sd_se = standard_errors(flat, w, effective=ess)
+            told = ~np.ravel(self._untold(name, v.shape[1:]))
+            mean_se, sd_se = np.where(told, mean_se, np.nan), np.where(told, sd_se, np.nan)
+            index.extend(name + label(i) for i in np.ndindex(*v.shape[1:]))
+            rows.extend(zip(m, s, lower, upper, mean_se, sd_se, [ess] * len(m), strict=True))
         for name, labels in self.labels.items():
             lower, upper = (np.ravel(e) for e in labels.interval(hdi_prob))
             m, s = np.ravel(mean[name]), np.ravel(sd[name])
             index.extend(name + label(i) for i in np.ndindex(*labels.probabilities.shape[:-1]))
             n = min(ess, labels.draws) if corrected else labels.draws
-            rows.extend(zip(m, s, lower, upper, s / np.sqrt(n), s / np.sqrt(2 * n), [n] * len(m), strict=True))
+            sd_se = np.ravel(labels.sd_spread()) / np.sqrt(n)
+            rows.extend(zip(m, s, lower, upper, s / np.sqrt(n), sd_se, [n] * len(m), strict=True))
         return pd.DataFrame(rows, index=index, columns=["mean", "sd", low, high, "mcse_mean", "mcse_sd", "ess"])
 
 

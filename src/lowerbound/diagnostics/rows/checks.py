@@ -79,12 +79,7 @@ def check_rows(log_weights: np.ndarray, *, sampled: bool) -> RowChecks:
     rows, draws = log_weights.shape
     each = log_weights.mean(1)
     marginal = logsumexp(log_weights, 1) - np.log(draws)
-    smoothed = [smooth(row) for row in log_weights]
-    k = np.array([shape for _, shape in smoothed])
-    even = [
-        effective_size(row) > 0.5 * draws and w.max() < np.log(10 / draws)
-        for row, (w, _) in zip(log_weights, smoothed, strict=True)
-    ]
+    k, usable = usable_rows(log_weights)
     gap = marginal - each
     if sampled:
         errors = each.std() / np.sqrt(rows), marginal.std() / np.sqrt(rows)
@@ -94,10 +89,22 @@ def check_rows(log_weights: np.ndarray, *, sampled: bool) -> RowChecks:
     return RowChecks(
         Estimate(float(gap.mean()), float(gap.std() / np.sqrt(rows))),
         k,
-        np.array(even) | (k <= USABLE_K),
+        usable,
         Estimate(float(each.mean()), float(errors[0])),
         Estimate(float(marginal.mean()), float(errors[1])),
     )
+
+
+def usable_rows(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """k-hat of each row's weights and whether they can be used, ``[rows]``, from ``log_weights [rows, draws]``."""
+    draws = log_weights.shape[1]
+    smoothed = [smooth(row) for row in log_weights]
+    k = np.array([shape for _, shape in smoothed])
+    even = [
+        effective_size(row) > 0.5 * draws and w.max() < np.log(10 / draws)
+        for row, (w, _) in zip(log_weights, smoothed, strict=True)
+    ]
+    return k, np.array(even) | (k <= USABLE_K)
 
 
 def judge_rows(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from lowerbound.diagnostics.chains.short import MISSED, Chains
-from lowerbound.diagnostics.rules.thresholds import APART, DRIFT, NEXT, SHIFT
+from lowerbound.diagnostics.rules.thresholds import APART, DRIFT, EFFECTIVE, GOOD_K, NEXT, SHIFT
 from lowerbound.diagnostics.shift import Drift, Seen
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
 from lowerbound.diagnostics.weights.importance import MANY
@@ -59,6 +59,16 @@ def judge_chains(
             sentence=f"q's means and sds are the posterior's to within {max(float(q.size.max()), 0.01):.2g} sd; "
             "its draws can be used.",
             parameters=(),
+        )
+    heavy = verdict.status is VerdictStatus.CORRECTED and verdict.pareto_k >= GOOD_K
+    if heavy and chains.mixed and chains.effective >= EFFECTIVE and not moved:
+        # Weights without a variance know moments less well than they can say; the chains' are better, and agree.
+        return replace(
+            verdict,
+            **changes,
+            effective=chains.effective,
+            sentence=f"q is {verdict.kl_gap.value:.2g} nats from the posterior; the draws returned are those of short "
+            f"chains started from it, which have mixed ({chains.effective:.0f} effective) and agree with its weights.",
         )
     if verdict.trusted and not moved and chains.r_hat < APART:
         said = f"the chains move no reported mean or log sd by more than {size:.2g} (with their errors)"

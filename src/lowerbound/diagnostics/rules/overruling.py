@@ -50,18 +50,38 @@ def judge_unchecked(verdict: Verdict) -> Verdict:
     )
 
 
-def judge_tails(verdict: Verdict, heavy: tuple[str, ...]) -> Verdict:
-    """NOT_TRUSTED where parameters have tails so heavy that their sd may not exist."""
-    if not heavy or verdict.fatal:
+def judge_tails(verdict: Verdict, heavy: tuple[str, ...], computed: tuple[str, ...] = ()) -> Verdict:
+    """NOT_TRUSTED where parameters have tails so heavy that their sd may not exist.
+
+    A number computed from the latents with such tails is named, and the verdict stays what it is: every latent may be
+    matched, and then so are this number's quantiles, which is all that a posterior without that sd has to say of it.
+
+    Args:
+        verdict: Of q.
+        heavy: Parameters whose sd may not exist.
+        computed: Deterministics of which the same is true.
+    """
+    if not (heavy or computed) or verdict.fatal:
         return verdict
-    said = f"the tails of {few(heavy)} are so heavy that the sd may not exist"
+    if computed:
+        named = f"the tails of {few(computed)}, computed from the latents, are so heavy that the sd may not exist"
+        verdict = replace(
+            verdict,
+            reasons=(*verdict.reasons, f"{named}: it is reported as NaN"),
+            next_step=verdict.next_step or f"Report medians and quantiles of {few(computed)}.",
+            not_checked=(*verdict.not_checked, f"the sd of {few(computed)}, which no draws can tell"),
+            without_sd=computed,
+        )
+    if not heavy:
+        return verdict
+    said, every = f"the tails of {few(heavy)} are so heavy that the sd may not exist", (*heavy, *computed)
     if not verdict.trusted:
-        return replace(verdict, reasons=(*verdict.reasons, said), without_sd=heavy)
+        return replace(verdict, reasons=(*verdict.reasons, said), without_sd=every)
     return replace(
         verdict,
         status=VerdictStatus.NOT_TRUSTED,
         sentence=f"The bulk of the posterior is matched, but {said}; no sample can tell it.",
-        without_sd=heavy,
+        without_sd=every,
         parameters=heavy,
         next_step="Report medians and quantiles of these parameters, or give them priors with lighter tails.",
     )
