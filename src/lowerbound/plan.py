@@ -164,16 +164,27 @@ def for_objective(objective: Any, algorithm: Any, *, model: Model, family: Any) 
             "write algorithm=lb.algorithms.GradientVI(objective=...), name one that takes any (algorithm='gradient_vi' "
             "or 'black_box_vi'), or leave algorithm out."
         )
+    if objective == "mmd":
+        raise IncompatibleError(
+            "objective='mmd' says nothing of the draws that q is to be near; needed: lb.objectives.MMD(draws), with a "
+            "dictionary of arrays [n, *shape] by site."
+        )
     chosen = registry.resolve("objective", objective, registry.OBJECTIVES, Objective)
     if algorithm == BlackBoxVI.name:
         return BlackBoxVI(objective=chosen)
-    if algorithm == GradientVI.name:
-        return GradientVI(objective=chosen)
-    if isinstance(chosen, Weighted) and model.dimension <= MOMENTS_LIMIT and not model.parameters:
-        found = Dense() if family is None else registry.resolve("family", family, registry.FAMILIES, Family)
-        found = found.bind(model) if isinstance(found, Product) else found
-        if _regressable(found, model.dimension):
-            return MomentMatching(chosen)
+    found = Dense() if family is None else registry.resolve("family", family, registry.FAMILIES, Family)
+    if isinstance(found, (Arrow, Flow, Particles, PointMass, SinhArcsinh)):
+        own = "score_regression" if isinstance(found, Arrow) else choose(model, found)[1].name
+        raise IncompatibleError(
+            f"objective={objective!r} is optimised by steps of q's own numbers from the end of a search, in families "
+            f"dense, diagonal, low_rank and products of them; family={found.name!r} is fitted by algorithm={own!r}, "
+            "which has its objective already. Leave objective out, or take one of those families."
+        )
+    found = found.bind(model) if isinstance(found, Product) else found
+    moments = isinstance(chosen, Weighted) and model.dimension <= MOMENTS_LIMIT and not model.parameters
+    if algorithm is None and moments and _regressable(found, model.dimension):
+        assert isinstance(chosen, Weighted)
+        return MomentMatching(chosen)
     return GradientVI(objective=chosen)
 
 

@@ -515,3 +515,14 @@ def test_a_tracer_as_data():
 def _named(fn):
     fn.__name__ = "fn"
     return fn
+
+
+@pytest.mark.parametrize("family", ["flow", "sinh_arcsinh", "particles", "point_mass", "arrow"])
+def test_families_that_have_their_own_objective(family):
+    with pytest.raises(IncompatibleError, match=rf"objective='renyi'.* family='{family}' is fitted by .*Leave objective"):
+        lb.fit(scaled, {"y": Y}, family=family, objective="renyi")
+
+
+def test_an_objective_that_needs_draws():
+    with pytest.raises(IncompatibleError, match=r"objective='mmd'.*lb\.objectives\.MMD\(draws\)"):
+        lb.fit(scaled, {"y": Y}, objective="mmd")

@@ -474,3 +474,13 @@ def test_tracing_compiles_nothing():
         jax.monitoring.unregister_event_duration_listener(listen)
     assert not compiled
     assert model.discrete["z"].values.tolist() == [0, 1]
+
+
+def test_a_number_observed_under_a_distribution_that_asks_for_arrays():
+    def model(y):
+        z = numpyro.sample("z", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Uniform(z - 1, z + 1), obs=y)
+
+    at = {"z": np.array(0.5)}
+    number, array = (as_model(model, {"y": y}) for y in (0.2, np.array(0.2)))
+    assert float(number.log_joint(at)) == float(array.log_joint(at))

@@ -26,7 +26,10 @@ def check_optimizer(optimizer: Any) -> None:
 def check_objective(objective: Any) -> None:
     """Raise unless it is an objective."""
     if not isinstance(objective, Objective):
-        raise IncompatibleError(f"objective is {objective!r}; needed: lb.objectives.ELBO(num_samples=...).")
+        raise IncompatibleError(
+            f"objective is {objective!r}; needed: an object, as lb.objectives.ELBO(num_samples=4) or "
+            "lb.objectives.ImportanceWeighted(8). (Short names are for lb.fit(objective=...).)"
+        )
 
 
 def check_objective_and_gradient(objective: Any, asked: Any, estimator: Callable[[], Gradient]) -> None:

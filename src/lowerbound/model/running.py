@@ -76,6 +76,8 @@ def plates_of(site: Any) -> tuple[tuple[str, int], ...]:
 
 def log_prob_of(site: Any) -> Any:
     fn, value = site["fn"], site["value"]
+    if isinstance(value, (bool, int, float)):  # not every distribution takes a number that is no array
+        value = jnp.asarray(value)
     log_prob = fn.log_prob(value, site["intermediates"]) if site["intermediates"] else fn.log_prob(value)
     return log_prob if site["scale"] is None else site["scale"] * log_prob
 
