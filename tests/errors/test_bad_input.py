@@ -519,7 +519,9 @@ def _named(fn):
 
 @pytest.mark.parametrize("family", ["flow", "sinh_arcsinh", "particles", "point_mass", "arrow"])
 def test_families_that_have_their_own_objective(family):
-    with pytest.raises(IncompatibleError, match=rf"objective='renyi'.* family='{family}' is fitted by .*Leave objective"):
+    with pytest.raises(
+        IncompatibleError, match=rf"objective='renyi'.* family='{family}' is fitted by .*Leave objective"
+    ):
         lb.fit(scaled, {"y": Y}, family=family, objective="renyi")
 
 
