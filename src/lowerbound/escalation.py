@@ -28,9 +28,10 @@ from lowerbound.algorithms.flow_training import fit_flow
 from lowerbound.algorithms.from_gaussian import FromGaussian
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.algorithms.shape_ascent import SHAPE_LIMIT, fit_sinh_arcsinh
-from lowerbound.diagnostics.assessment import Assessment, Correction, Weighed, assess, weigh_up
+from lowerbound.diagnostics.assessment import Assessment, Correction, assess
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.verdict import VerdictStatus
+from lowerbound.diagnostics.weighing import Weighed, weigh_up, with_images
 from lowerbound.diagnostics.weights.importance import MANY
 from lowerbound.diagnostics.weights.paired_gain import paired_gain
 from lowerbound.families import Block, DenseGaussian, Family, GaussianBlock, MixtureBlock
@@ -136,16 +137,17 @@ class Escalation:
             best, others = self._recentre(best)
         self.say("checking with short chains")
         began = time.perf_counter()
-        assessment = assess(best.weighed, self.seed)
+        best, assessment = self._assessed(best)
         self.checking += time.perf_counter() - began
         if self._may(best) and not doubted and not assessment.verdict.trusted:  # the chains saw what weights did not
+            plain = best
             best, others = self._recentre(best)
-            if best is not first:
-                assessment = assess(best.weighed, self.seed)
+            if best is not plain:
+                best, assessment = self._assessed(best)
         for other in others:  # coordinates that gained less may be those in which chains mix
             if assessment.verdict.trusted or first.kernel.late:
                 break
-            found = assess(other.weighed, self.seed)
+            other, found = self._assessed(other)
             if found.verdict.trusted:
                 best, assessment = other, found
         almost = assessment.source == "chains" and assessment.verdict.r_hat < _ALMOST
@@ -226,7 +228,8 @@ class Escalation:
         reason = f"{len(apart) + 1} modes were found, and q is about one of them"
         if self._better(best, new, "mixture", reason, began) is best:
             return best, assessment
-        found = self.review(new, assess(new.weighed, self.seed))
+        new, found = self._assessed(new)
+        found = self.review(new, found)
         if not found.verdict.trusted:  # another family about one mode, with the others beside it, may still be
             self.trials[-1] = self.trials[-1]._replace(kept=False)
             return best, assessment
@@ -272,9 +275,8 @@ class Escalation:
                 new = Attempt(kernel, name, FromGaussian.name, Status.CONVERGED, weighed, best.moved)
             better = self._better(best, new, name, reason, began)
             if better is not best:
-                found = assess(better.weighed, self.seed)
-                best, assessment = better, found
-                if found.verdict.trusted:
+                best, assessment = self._assessed(better)
+                if assessment.verdict.trusted:
                     break
         return best, assessment
 
@@ -286,6 +288,12 @@ class Escalation:
         return Attempt(kernel, self.family.name, self.algorithm.name, status, weighed, moved)
 
     # -- what all steps share ------------------------------------------------------------------------
+
+    def _assessed(self, attempt: Attempt) -> tuple[Attempt, Assessment]:
+        """The attempt, with the modes that are images of its q, and its assessment."""
+        weighed = with_images(attempt.weighed, self.seed)
+        attempt = attempt if weighed is attempt.weighed else replace(attempt, weighed=weighed)
+        return attempt, assess(weighed, self.seed)
 
     def _better(self, old: Attempt, new: Attempt | None, name: str, reason: str, began: float) -> Attempt:
         """The better of the two, and a note of the trial."""

@@ -241,7 +241,7 @@ def test_an_interruption_returns_the_posterior_so_far(family, algorithm):
 
 
 def test_an_interruption_while_draws_are_weighed(monkeypatch):
-    import lowerbound.diagnostics.assessment as loop
+    import lowerbound.diagnostics.weighing as loop
 
     calls = []
     original = loop.weigh

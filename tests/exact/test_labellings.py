@@ -76,6 +76,34 @@ def test_the_evidence_by_enumeration(case):
         assert abs(posterior.verdict.kl_gap.value) < 0.005
 
 
+def test_where_labellings_overlap_what_is_reported_is_of_one():
+    # Two clusters for three components: which of them a cluster has, or shares, is told by no gap.
+    y, concentration = np.array([-6.0, -5.5, -6.5, 6.0, 7.0, 6.2]), [1.0, 1.0, 1.0]
+    posterior = lb.fit(mixture, {"y": y, "concentration": np.array(concentration)})
+    assert posterior.verdict.status is lb.VerdictStatus.CORRECTED, posterior.verdict
+    assert any("what is reported is of q's" in r for r in posterior.verdict.reasons)
+    found = posterior.log_evidence
+    assert abs(found.value - exact(y, concentration)) < 5 * found.se
+    # What is the same under every labelling is that of the posterior: sums over components, by enumeration.
+    draws = posterior.sample(4000)["mu"]
+    logs, first, second = [], [], []
+    for z in itertools.product(range(3), repeat=len(y)):
+        counts = np.bincount(z, minlength=3)
+        v = 1 / (1 / 9 + counts)
+        m = v * np.bincount(z, y, 3)
+        same = np.equal.outer(z, z).astype(float)
+        logs.append(
+            gammaln(1.0 + counts).sum() + multivariate_normal(np.zeros(len(y)), 9 * same + np.eye(len(y))).logpdf(y)
+        )
+        first.append(m.sum())
+        second.append((m**2 + v).sum())
+    p = np.exp(np.array(logs) - logsumexp(logs))
+    for values, truth in ((draws.sum(1), p @ first), ((draws**2).sum(1), p @ second)):
+        assert abs(values.mean() - truth) < 5 * values.std() / np.sqrt(min(posterior.effective, 4000))
+    # ... and of q's labelling: a component has one place, where those of the posterior have three.
+    assert posterior.sd()["mu"].min() < 0.5 * np.sqrt(p @ second / 3)
+
+
 def of(y, concentration):
     """A fit, its log density, and the components that may be exchanged."""
     with warnings.catch_warnings():
@@ -91,7 +119,7 @@ def test_classes_of_components_and_their_shares():
     assert group.latents == ("z",) and set(group.axes) == {("w", 0), ("mu", 0)} and group.classes == ((0, 1),)
     assert group.labellings == 2
     rng = np.random.default_rng(1)
-    share = Share(group, sites, posterior.q, rng, list(group.axes))
+    share = Share(group, sites, [posterior.q], rng, list(group.axes))
     x = posterior.q.sample(rng, 200) + rng.normal(size=(200, posterior.q.dimension))
     # Shares of a point in all its labellings add to one.
     values = {n: v for n, v in sites.constrain(x).items() if n in sites.sites}

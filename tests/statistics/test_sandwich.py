@@ -115,15 +115,23 @@ def test_no_upper_bound_where_chains_have_not_mixed():
     assert evidence.lower.value < truth + 4 * evidence.lower.se
 
 
-def test_two_modes_have_no_upper_bound():
-    def model(y):
-        m = numpyro.sample("m", dist.Normal(0, 10))
-        numpyro.sample("y", dist.Normal(jnp.abs(m), 1), obs=y)
+@pytest.mark.parametrize("shift", [0.0, 30.0], ids=["images", "not"])
+def test_two_modes_have_an_upper_bound_where_chains_are_led_across(shift):
+    """To the mode of the other sign there is a way; to one that is no image of the first there is none."""
 
-    posterior = lb.fit(model, {"y": np.array([5.0, 5.2])})
-    assert posterior.evidence.upper is None
+    def model(y):
+        m = numpyro.sample("m", dist.Normal(shift, 10))
+        numpyro.sample("y", dist.Normal(jnp.abs(m - shift), 1), obs=y)
+
     y = np.array([5.0, 5.2])
+    posterior = lb.fit(model, {"y": y})
+    evidence = posterior.evidence
     m = np.linspace(-40, 40, 200_001)
     density = stats.norm(0, 10).pdf(m) * stats.norm(np.abs(m), 1).pdf(y[:, None]).prod(0)
     truth = np.log(density.sum() * (m[1] - m[0]))
-    assert abs(posterior.evidence.lower.value - truth) < 4 * posterior.evidence.lower.se + 1e-6
+    assert len(posterior.verdict.modes) == 2
+    assert abs(evidence.lower.value - truth) < 4 * evidence.lower.se + 1e-6
+    if shift:
+        assert evidence.upper is None and "do not cross" in evidence.condition
+    else:
+        assert evidence.upper is not None and evidence.upper.value + 5 * evidence.upper.se > truth

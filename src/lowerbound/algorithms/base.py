@@ -26,6 +26,7 @@ functions, but for what goes in and out:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, ClassVar, NamedTuple
 
@@ -78,16 +79,25 @@ class Info(NamedTuple):
         return self.status is not None
 
 
+#: An involution of the unconstrained space: from draws ``[n, p]`` to their images, and log |det| of it at the draws.
+Move = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
 class Mode(NamedTuple):
     """A local solution: a Gaussian, its ELBO, and whether it is about another peak of the density.
 
-    Along a curved ridge the ELBO has several maxima though the density has one: those are not separate.
+    Along a curved ridge the ELBO has several maxima though the density has one: those are not separate. ``image`` says
+    at which image of another mode it was found, in words; empty where a search met it. ``moves`` are the involutions
+    that lead to it from q's own mode, in order, each from draws ``[n, p]`` to their images and log |det| of that; empty
+    where none are known to.
     """
 
     mean: np.ndarray
     covariance: np.ndarray
     elbo: float
     separate: bool = True
+    image: str = ""
+    moves: tuple[Move, ...] = ()
 
     @property
     def gaussian(self) -> DenseGaussian:

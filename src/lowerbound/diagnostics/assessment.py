@@ -13,31 +13,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lowerbound.algorithms.base import Mode, Status
+from lowerbound.algorithms.base import Status
 from lowerbound.diagnostics.chains.short import MISSED, Chains, missed, run_chains
-from lowerbound.diagnostics.density.nonfinite import culprits, flat_sites
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.heavy import draws_that_tell, heavy_deterministics, heavy_parameters
-from lowerbound.diagnostics.modes.each_mode import nearest, unlike
-from lowerbound.diagnostics.modes.images import missed_image
+from lowerbound.diagnostics.modes.each_mode import held, labelled, unlike
 from lowerbound.diagnostics.modes.labellings import all_labellings
 from lowerbound.diagnostics.particles import examine, judge_particles
-from lowerbound.diagnostics.reported import Columns, Moments
 from lowerbound.diagnostics.rules.by_chains import judge_chains
-from lowerbound.diagnostics.rules.by_weights import judge
 from lowerbound.diagnostics.rules.overruling import judge_image, judge_modes, judge_tails, judge_unchecked
-from lowerbound.diagnostics.rules.unweighed import judge_exact, judge_itself, judge_point, judge_unweighed
-from lowerbound.diagnostics.shift import Seen, Shift, drift, shift_of
+from lowerbound.diagnostics.rules.unweighed import judge_exact, judge_itself, judge_unweighed
+from lowerbound.diagnostics.shift import Seen, drift
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
+from lowerbound.diagnostics.weighing import Weighed, images_of, of_one_labelling, with_density
 from lowerbound.diagnostics.weights.evidence import Evidence, sandwich
-from lowerbound.diagnostics.weights.importance import Weighted, weigh
-from lowerbound.families import Block, DiagonalGaussian, GaussianBlock, MixtureBlock, ParticleBlock, TransportedBlock
-from lowerbound.kernel import Kernel
-from lowerbound.model.sites import SiteMap
+from lowerbound.diagnostics.weights.proposals import Fold
+from lowerbound.families import Block, ParticleBlock, TransportedBlock
 
-#: Numbers in the draws of all rounds together: half a GiB.
-_DRAWN = 2**26
-#: ... and in those kept with a posterior.
+#: Numbers in the draws that are kept with a posterior: a quarter of a GiB.
 _KEPT = 2**25
 #: Arithmetic that the chains may cost however little the fit did: about two seconds of it.
 _FREE = 1.2e10
@@ -89,84 +82,6 @@ class Assessment:
     corrections: tuple[Correction, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class Weighed:
-    """What importance weights say, before any chains.
-
-    Attributes:
-        kernel, q, modes: Of the fit.
-        verdict: By the weights alone.
-        weighted, shift: The weighted draws, and how far they move q's moments; None for a point mass.
-        evaluations: Of the log density, before the weights.
-        missing: Estimated share of modes that were not met.
-        columns: What is reported on the constrained space; None where that is the coordinates themselves, or too much.
-        weighted_columns: Its weighted moments.
-    """
-
-    kernel: Kernel
-    q: Block
-    modes: list[Mode]
-    verdict: Verdict
-    weighted: Weighted | None
-    shift: Shift | None
-    evaluations: int
-    missing: float = 0.0
-    columns: Columns | None = None
-    weighted_columns: Moments | None = None
-
-
-def weigh_up(
-    kernel: Kernel,
-    q: Block,
-    status: Status,
-    rule: str,
-    modes: list[Mode],
-    missing: float,
-    seed: int,
-    num_draws: int | None = None,
-) -> Weighed:
-    """Weigh q's draws and judge it by them. The kernel is the one of the fit; nothing else is compiled.
-
-    Args:
-        kernel, q, status, rule, modes: What the fit came to.
-        missing: Estimated share of modes that were not met.
-        seed: Of the fit.
-        num_draws: Draws weighed a round.
-
-    Cost: 2,048 to 12,288 evaluations.
-    """
-    fitted = kernel.evaluations
-    if q.noise_dimension == 0:
-        return Weighed(kernel, q, modes, judge_point(status, rule), None, None, fitted)
-    whole, q = q, _with_density(q)
-    p = kernel.dimension
-    size = num_draws or max(128, min(2048, _DRAWN // (6 * p) // 64 * 64))
-    rounds = 6
-    if status in (Status.INTERRUPTED, Status.OUT_OF_TIME):  # somebody is waiting
-        rounds, size = 1, min(size, 2 * kernel.batch)
-    # A mixture of all the modes has them in it already.
-    beside = [] if isinstance(q, MixtureBlock) else modes
-    weighted = weigh(kernel, q, beside, np.random.default_rng([seed, 1]), rounds=rounds, size=size)
-    shift = shift_of(weighted, q)
-    flat: tuple[str, ...] = ()
-    if status is Status.FLAT:
-        flat = tuple(flat_sites(kernel, weighted.draws[: kernel.batch]) or _widest(kernel, q))
-    names = kernel.model.coordinate_names()
-    columns, moments, seen = None if rounds == 1 or kernel.late else Columns.of(kernel), None, None
-    if columns is not None and np.isfinite(weighted.log_weights).any():
-        found, moments = columns.by_weights(weighted, q)
-        seen = Seen(columns.names, found)
-    verdict = judge(status, rule, weighted, beside, shift, names, missing=missing, flat=flat, seen=seen)
-    if apart := [m for m in modes if m.separate]:
-        verdict = dataclasses.replace(verdict, modes=_masses(q, apart, weighted))
-    if status is Status.NOT_FINITE or weighted.bad > 0:
-        worst = np.argsort(np.isfinite(weighted.log_density), kind="stable")
-        found = culprits(kernel, weighted.draws[worst[: kernel.batch]])
-        reasons = tuple(f"not finite somewhere: {f}" for f in found)
-        verdict = dataclasses.replace(verdict, reasons=verdict.reasons + reasons)
-    return Weighed(kernel, whole, modes, verdict, weighted, shift, fitted, missing, columns, moments)
-
-
 def exactly(weighed: Weighed) -> Weighed | None:
     """With the verdict that q is the posterior, where the form of the model says so and all draws bear it out: the log
     density is log q and a constant, to rounding, wherever a draw has been. None where it is not.
@@ -194,40 +109,53 @@ def assess(weighed: Weighed, seed: int, *, patience: int = 1, check: bool = True
     Cost: what the fit cost, or about two seconds, whichever is more; above 100 dimensions up to twice what
     it cost. As much again where several modes are known, for the chains inside each.
     """
-    kernel, q, modes, verdict, weighted = weighed.kernel, weighed.q, weighed.modes, weighed.verdict, weighed.weighted
-    if weighted is None or weighed.shift is None:
-        return _point(q, verdict)
-    whole, q = q, _with_density(q)
-    chains, several = None, any(m.separate for m in modes)
-    if check and not verdict.fatal:
-        price, fitted = kernel.price, weighed.evaluations
-        if isinstance(q, TransportedBlock):  # fitted with hundreds of thousands of them, which is no measure
-            price, fitted = price + _TRANSPORT, 0
-        times = _TIMES if kernel.dimension > _LARGE else 1
-        budget = int(patience * max(times * fitted, _FREE / price))
-        rng = np.random.default_rng([seed, 3])
-        chains = run_chains(kernel, q, weighted, rng, modes=modes, budget=budget, patience=patience)
-        if chains is not None:
-            chains = dataclasses.replace(chains, missed=missed(chains, q, weighted))
-        if chains is None and isinstance(q, TransportedBlock) and verdict.trusted and not several:
-            verdict = judge_unchecked(verdict)
-        if several and verdict.trusted and (chains is None or not chains.mixed):
-            said = unlike(kernel, _held(q, modes), weighted, rng, budget=budget)
-            verdict = judge_modes(verdict, said)
-        if chains is not None and several and not chains.mixed:
-            chains = None  # they stay where they began, as chains do between modes
-        if chains is not None and chains.missed >= MISSED and verdict.trusted:
-            chains = None  # the weights have been where the chains were not
-        if chains is not None:
-            verdict = _checked(verdict, chains, q, weighed, seed)
-    if isinstance(whole, ParticleBlock):
-        verdict = judge_particles(verdict, examine(kernel, whole), weighted.effective)
-    return _report(kernel, q, verdict, weighted, chains, seed, one_mode=not several, columns=weighed.columns)
+    kernel, verdict, q = weighed.kernel, weighed.verdict, with_density(weighed.q)
+    if weighed.weighted is None or weighed.shift is None:
+        return _point(weighed.q, verdict)
+    if verdict.fatal or not check:
+        return _report(weighed, q, _of_particles(verdict, weighed), None, seed)
+    price, fitted = kernel.price, weighed.evaluations
+    if isinstance(q, TransportedBlock):  # fitted with hundreds of thousands of them, which is no measure
+        price, fitted = price + _TRANSPORT, 0
+    times = _TIMES if kernel.dimension > _LARGE else 1
+    budget = int(patience * max(times * fitted, _FREE / price))
+    rng, modes = np.random.default_rng([seed, 3]), weighed.modes
+    fold = Fold.of(q, modes)
+    chains = run_chains(kernel, q, weighed.weighted, rng, modes=modes, budget=budget, patience=patience, fold=fold)
+    found = _assessed(weighed, chains, rng, budget, seed)
+    if not found.verdict.trusted and (one := of_one_labelling(weighed, chains, seed)) is not None:
+        again = _assessed(*one, rng, budget, seed)
+        if again.verdict.trusted:
+            return again
+    return found
 
 
-def _with_density(q: Block) -> Block:
-    """q, or for particles the Gaussian with their moments."""
-    return q.gaussian if isinstance(q, ParticleBlock) else q
+def _assessed(weighed: Weighed, chains: Chains | None, rng: np.random.Generator, budget: int, seed: int) -> Assessment:
+    """The assessment, with the chains that were run."""
+    kernel, q, verdict, weighted = weighed.kernel, with_density(weighed.q), weighed.verdict, weighed.weighted
+    assert weighted is not None
+    several = any(m.separate for m in weighed.modes)
+    if chains is not None:
+        chains = dataclasses.replace(chains, missed=missed(chains, q, weighted))
+    if chains is None and isinstance(q, TransportedBlock) and verdict.trusted and not several:
+        verdict = judge_unchecked(verdict)
+    if several and verdict.trusted and (chains is None or not chains.mixed):
+        said = unlike(kernel, held(q, weighed.modes), weighted, rng, budget=budget)
+        verdict = judge_modes(verdict, said)
+    if chains is not None and several and not chains.mixed:
+        chains = None  # they stay where they began, as chains do between modes
+    if chains is not None and chains.missed >= MISSED and verdict.trusted:
+        chains = None  # the weights have been where the chains were not
+    if chains is not None:
+        verdict = _checked(verdict, chains, q, weighed, seed)
+    return _report(weighed, q, _of_particles(verdict, weighed), chains, seed)
+
+
+def _of_particles(verdict: Verdict, weighed: Weighed) -> Verdict:
+    """With what is to be said of particles, where q is some."""
+    if not isinstance(weighed.q, ParticleBlock) or weighed.weighted is None:
+        return verdict
+    return judge_particles(verdict, examine(weighed.kernel, weighed.q), weighed.weighted.effective)
 
 
 def _checked(verdict: Verdict, chains: Chains, q: Block, weighed: Weighed, seed: int) -> Verdict:
@@ -248,18 +176,10 @@ def _checked(verdict: Verdict, chains: Chains, q: Block, weighed: Weighed, seed:
     return judge_chains(verdict, chains, from_q, reported, names, seen=seen)
 
 
-def _report(
-    kernel: Kernel,
-    q: Block,
-    verdict: Verdict,
-    weighted: Weighted,
-    chains: Chains | None,
-    seed: int,
-    *,
-    one_mode: bool,
-    columns: Columns | None,
-) -> Assessment:
+def _report(weighed: Weighed, q: Block, verdict: Verdict, chains: Chains | None, seed: int) -> Assessment:
     """The draws that the verdict is about, and what was done to them."""
+    kernel, modes, weighted = weighed.kernel, weighed.modes, weighed.weighted
+    assert weighted is not None
     keep = slice(0, max(1, _KEPT // kernel.dimension))
     draws, log_weights = weighted.draws[keep], weighted.log_weights[keep]
     weights = np.exp(weighted.smoothed[keep])
@@ -281,40 +201,39 @@ def _report(
         said = f"the states of {count} short Hamiltonian chains, {steps} transitions each, {effective:.0f} effective"
         controlled = f"Stein control variates: Monte Carlo errors of at most {chains.error:.2g} sd"
         corrections = (Correction("chains", said), Correction("control_variates", controlled))
-    sites = SiteMap(kernel.model.sites, kernel.model.deterministics, kernel.model)
+    images = weighed.images or images_of(kernel, q, seed)
+    sites = images.sites
     if (telling := draws_that_tell(verdict, weighted, chains)) is not None:
         own = q if source == "q" else None
         heavy = heavy_parameters(kernel, sites, own, verdict, telling, mixed=chains is not None and chains.mixed)
-        verdict = judge_tails(verdict, heavy, heavy_deterministics(columns, telling))
-    evidence = sandwich(weighted, chains, one_mode=one_mode)
+        verdict = judge_tails(verdict, heavy, heavy_deterministics(weighed.columns, telling))
+    # (Between images of one another chains do cross.)
+    one = Fold.of(q, modes) is not None or not any(m.separate for m in modes)
+    evidence = sandwich(weighted, chains, one_mode=one)
     total = Estimate(weighted.log_evidence, weighted.log_evidence_se)
     if kernel.model.summed and not verdict.fatal:
-        total, evidence, said, unseen = all_labellings(kernel, sites, q, weighted, chains, total, evidence, seed)
+        total, evidence, said, unseen = all_labellings(
+            kernel,
+            sites,
+            images.groups,
+            labelled(q, modes),
+            weighted,
+            chains,
+            total,
+            evidence,
+            (draws, weights),
+            seed,
+            one=weighed.one,
+        )
         verdict = dataclasses.replace(
             verdict, reasons=(*verdict.reasons, *said), not_checked=(*verdict.not_checked, *unseen)
         )
-    if not verdict.fatal and (image := missed_image(kernel, sites, q, weighted, seed)) is not None:
-        verdict = judge_image(verdict, *image)
+    if not verdict.fatal and weighed.missed is not None:
+        verdict = judge_image(verdict, weighed.missed.share, weighed.missed.said)
         evidence = dataclasses.replace(evidence, upper=None, condition="an image of q has mass that q has not")
     return Assessment(
         verdict, source, draws, weights, log_weights, total, evidence, weighted.pareto_k, effective, corrections
     )
-
-
-def _masses(q: Block, modes: list[Mode], weighted: Weighted) -> tuple[float, ...]:
-    """Posterior mass of each mode: the weight of the draws that are nearest to it, q's own first."""
-    held = _held(q, modes)
-    labels = nearest(held, weighted.draws)
-    mass = np.bincount(labels, weights=np.exp(weighted.smoothed), minlength=len(held))
-    return tuple(float(m) for m in mass / mass.sum())
-
-
-def _held(q: Block, modes: list[Mode]) -> list[GaussianBlock]:
-    """A Gaussian for each mode: q's own first."""
-    if isinstance(q, MixtureBlock):
-        return list(q.components)
-    own = q if isinstance(q, GaussianBlock) else DiagonalGaussian(np.asarray(q.mean), np.sqrt(np.asarray(q.variance())))
-    return [own, *(m.gaussian for m in modes if m.separate)]
 
 
 def unchecked(q: Block, status: Status, rule: str, why: str) -> Assessment:
@@ -343,9 +262,3 @@ def _point(q: Block, verdict: Verdict) -> Assessment:
     mean = np.asarray(q.mean)[None]
     none = Evidence(Estimate(-np.inf, 0.0), None, 0, "a point mass has no evidence bound")
     return Assessment(verdict, "q", mean, np.ones(1), np.empty(0), nothing, none, np.inf, 1.0)
-
-
-def _widest(kernel: Kernel, q: Block) -> tuple[str, ...]:
-    """Sites whose spread is within a factor of 1,000 of the widest."""
-    sd = np.sqrt(np.asarray(q.variance()))
-    return tuple(kernel.model.sites_of(np.flatnonzero(sd > 1e-3 * sd.max())))

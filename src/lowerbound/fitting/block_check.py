@@ -13,10 +13,11 @@ import math
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Status
-from lowerbound.diagnostics.assessment import Assessment, assess, exactly, unchecked, weigh_up
+from lowerbound.diagnostics.assessment import Assessment, assess, exactly, unchecked
 from lowerbound.diagnostics.density.review import review
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.rules.thresholds import NEXT
+from lowerbound.diagnostics.weighing import weigh_up, with_images
 from lowerbound.families import FactoredBlock
 from lowerbound.fitting.options import Options
 from lowerbound.kernel import Kernel
@@ -63,6 +64,7 @@ def checked(
         weighed = weigh_up(kernel, q, status, algorithm.rule(), [], 0.0, options.seed, options.num_draws)
         if exact and (itself := exactly(weighed)) is not None:
             return assess(itself, options.seed, check=False)
+        weighed = with_images(weighed, options.seed)
         # The fit is no measure of what the chains may cost: it has not evaluated the density once.
         return review(kernel, q, status, assess(weighed, options.seed), algorithm=algorithm.name, seed=options.seed)
 

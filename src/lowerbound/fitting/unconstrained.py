@@ -15,11 +15,12 @@ import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Mode, Status
 from lowerbound.algorithms.dense_start import other_modes
-from lowerbound.diagnostics.assessment import Assessment, weigh_up
+from lowerbound.diagnostics.assessment import Assessment
 from lowerbound.diagnostics.density.nonfinite import check_starts
 from lowerbound.diagnostics.density.review import review
 from lowerbound.diagnostics.density.soundness import check_density
 from lowerbound.diagnostics.verdict import about_parameters
+from lowerbound.diagnostics.weighing import weigh_up
 from lowerbound.diagnostics.weights.importance import MANY
 from lowerbound.errors import NotFiniteError
 from lowerbound.escalation import Attempt, Escalation

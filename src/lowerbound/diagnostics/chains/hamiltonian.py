@@ -8,12 +8,20 @@ of all of them:
 The metric S is any Gaussian's covariance. The step size is adapted to an acceptance averaged over chains; a
 trajectory's length is drawn anew for each transition, about pi/2 in units of S^{1/2}. Which chains to run, for how
 long, and what they say is the matter of :mod:`~lowerbound.diagnostics.chains.short`.
+
+Where modes are images of one another under known involutions pi, one of them, or none, drawn at random, is proposed to
+each chain after each trajectory, and accepted with probability min(1, p(pi x) |det pi'(x)| / p(x)). That leaves p
+invariant (Green 1995: the move is its own reverse), and the chains cross between modes that no trajectory leads
+between.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from lowerbound.algorithms.base import Move
 from lowerbound.families import GaussianBlock, TransportedBlock
 from lowerbound.kernel import Kernel
 
@@ -29,13 +37,21 @@ class Walkers:
         rng: Random numbers.
         x: Where the chains start, ``[chains, p]``.
         metric: The Gaussian whose covariance is S.
+        moves: Involutions that lead from mode to mode.
 
     Velocities w ~ N(0, S) in place of whitened momenta: w <- w + step S grad / 2, x <- x + step w, with kinetic
     energy w' S^{-1} w / 2. The same trajectories, and any form of S will do.
     """
 
-    def __init__(self, kernel: Kernel | Transported, rng: np.random.Generator, x: np.ndarray, metric: GaussianBlock):
-        self.kernel, self.rng, self.metric = kernel, rng, metric
+    def __init__(
+        self,
+        kernel: Kernel | Transported,
+        rng: np.random.Generator,
+        x: np.ndarray,
+        metric: GaussianBlock,
+        moves: Sequence[Move] = (),
+    ):
+        self.kernel, self.rng, self.metric, self.moves = kernel, rng, metric, moves
         self.x = x
         self.value, self.gradient = kernel(x)
         # The largest stable step of a Gaussian falls as p^{-1/4} (Beskos et al. 2013).
@@ -80,6 +96,8 @@ class Walkers:
         self.x = np.where(take[:, None], x, self.x)
         self.value = np.where(take, value, self.value)
         self.gradient = np.where(take[:, None], gradient, self.gradient)
+        if self.moves:
+            self._jump()
         mean_chance = float(chance.mean())
         self.seen += 1
         self.accepted += (mean_chance - self.accepted) / self.seen
@@ -89,6 +107,25 @@ class Walkers:
             self.count += 1
             self.log_step += 2.0 / np.sqrt(self.count) * (mean_chance - self.accept)
         return self.x
+
+    def _jump(self) -> None:
+        """Every chain by an involution of its own, or by none, where that is accepted."""
+        x, log_det = np.array(self.x), np.zeros(len(self.x))
+        # Chains that all take the same would be in the same mode for ever, and one chain in the end.
+        chosen = self.rng.integers(len(self.moves) + 1, size=len(x))
+        with np.errstate(all="ignore"):
+            for k, move in enumerate(self.moves):
+                some = np.flatnonzero(chosen == k)
+                if len(some):
+                    x[some], log_det[some] = move(self.x[some])
+            x = np.where(np.isfinite(x).all(1, keepdims=True), x, self.x)
+            value, gradient = self.kernel(x)
+            ratio = value + log_det - self.value
+            take = np.log(self.rng.uniform(size=len(x))) < np.where(np.isfinite(ratio), ratio, -np.inf)
+        take &= np.isfinite(gradient).all(1)
+        self.x = np.where(take[:, None], x, self.x)
+        self.value = np.where(take, value, self.value)
+        self.gradient = np.where(take[:, None], gradient, self.gradient)
 
 
 class Transported:

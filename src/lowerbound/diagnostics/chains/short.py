@@ -8,8 +8,9 @@ the states for it.
 Whether they have arrived is judged as for any MCMC (Vehtari et al. 2021): split R-hat over all chains, the
 effective number of draws from the autocorrelations, and few divergent trajectories; and the Monte Carlo errors
 of every mean and sd, after control variates. They run until that is so, or until it is plain that it will not
-be. Where several modes are known some chains start in each, so that chains that agree have crossed between them. And
-they must have been wherever the importance weights are (:func:`missed`).
+be. Where several modes are known some chains start in each, so that chains that agree have crossed between them; where
+those are images of one another the chains are led across. And they must have been wherever the importance weights are
+(:func:`missed`).
 
 What they say about q is a shift (:class:`~lowerbound.diagnostics.shift.Drift`).
 
@@ -28,7 +29,7 @@ from lowerbound.algorithms.quasi_newton import root
 from lowerbound.diagnostics.chains.control_variates import Moments, controlled_moments, effective_draws, split, spreads
 from lowerbound.diagnostics.chains.hamiltonian import Transported, Walkers
 from lowerbound.diagnostics.weights.importance import Weighted
-from lowerbound.diagnostics.weights.proposals import about
+from lowerbound.diagnostics.weights.proposals import Fold, about
 from lowerbound.families import Block, DenseGaussian, DiagonalGaussian, GaussianBlock, TransportedBlock
 from lowerbound.kernel import Kernel
 
@@ -161,6 +162,7 @@ def run_chains(
     modes: Sequence[Mode] = (),
     budget: int = 10**9,
     patience: int = 1,
+    fold: Fold | None = None,
 ) -> Chains | None:
     """Chains from draws of q, or from weighted ones; None where no usable start exists, or none can be afforded.
 
@@ -172,23 +174,24 @@ def run_chains(
         modes: Other modes, over which the starts are spread too: chains that agree then have crossed between them.
         budget: Evaluations of the log density after which no transition is begun.
         patience: How many times as many transitions are made, at most.
+        fold: Of modes that are images of one another, between which chains are led.
     """
     count = max(32, kernel.batch)
     spent = kernel.evaluations + budget
     if isinstance(q, TransportedBlock):
         return _transported(kernel, q, weighted, rng, count, spent, patience)
-    begin = _begin(q, modes, weighted, count, rng)
+    begin = _begin(q, modes, weighted, count, rng, fold)
     if begin is None:
         return None
-    return _paced(Walkers(kernel, rng, *begin), spent, patience)
+    return _paced(Walkers(kernel, rng, *begin, () if fold is None else fold.each), spent, patience, fold)
 
 
-def _paced(walkers: Walkers, spent: int, patience: int) -> Chains | None:
+def _paced(walkers: Walkers, spent: int, patience: int, fold: Fold | None = None) -> Chains | None:
     """Chains at the first pace, and at a finer one where that was not enough."""
     chains: Chains | None = None
     for accept, most_steps in _PACES:
         walkers.pace(accept, most_steps)
-        found = _run(walkers, spent, patience)
+        found = _run(walkers, spent, patience, fold)
         if found is None:
             break
         chains = found
@@ -240,7 +243,7 @@ def _transported(
     )
 
 
-def _run(walkers: Walkers, spent: int, patience: int) -> Chains | None:
+def _run(walkers: Walkers, spent: int, patience: int, fold: Fold | None) -> Chains | None:
     """Warm up, then go on until mixed or hopeless; None if it cannot be afforded."""
     kernel = walkers.kernel
     count, p = walkers.x.shape
@@ -252,7 +255,8 @@ def _run(walkers: Walkers, spent: int, patience: int) -> Chains | None:
         if i == _WARMUP // 2 - 1:
             states = np.concatenate(early[len(early) // 2 :])
             if len(states) > 4 * p:
-                walkers.metric = DenseGaussian(states.mean(0), root(np.cov(states.T).reshape(p, -1)))
+                centred = states if fold is None else fold.centred(states)
+                walkers.metric = DenseGaussian(states.mean(0), root(np.cov(centred.T).reshape(p, -1)))
     walkers.begin()
     most = max(STAGES[0], _MOST_NUMBERS // (count * p))
     kept, scores, values = [], [], []
@@ -278,7 +282,7 @@ def _run(walkers: Walkers, spent: int, patience: int) -> Chains | None:
 
 
 def _begin(
-    q: Block, modes: Sequence[Mode], weighted: Weighted, count: int, rng: np.random.Generator
+    q: Block, modes: Sequence[Mode], weighted: Weighted, count: int, rng: np.random.Generator, fold: Fold | None
 ) -> tuple[np.ndarray, GaussianBlock] | None:
     """Starts ``[count, p]``, and the Gaussian whose covariance S is the metric to move in."""
     p = q.dimension
@@ -293,7 +297,8 @@ def _begin(
     weight = np.where(usable, weight, 0.0)
     weight /= weight.sum()
     mean = weight @ weighted.draws
-    centred = weighted.draws - mean
+    # Of the spread inside the modes alone, where chains are led from one to the other.
+    centred = weighted.draws - mean if fold is None else fold.centred(weighted.draws, weight)
     start = weighted.draws[rng.choice(len(weight), count, p=weight)]
     for i, mode in enumerate(modes[:7]):
         some = slice(i, count, 8)

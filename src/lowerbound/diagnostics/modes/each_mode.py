@@ -12,11 +12,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lowerbound.algorithms.base import Mode
 from lowerbound.diagnostics.chains.short import run_chains
 from lowerbound.diagnostics.rules.thresholds import APART, DRIFT
 from lowerbound.diagnostics.shift import drift
 from lowerbound.diagnostics.weights.importance import Weighted
-from lowerbound.families import GaussianBlock
+from lowerbound.families import Block, DiagonalGaussian, GaussianBlock, MixtureBlock
 from lowerbound.kernel import Kernel
 from lowerbound.pareto import effective_size
 
@@ -24,6 +25,20 @@ from lowerbound.pareto import effective_size
 _MOST, _SHARE, _FEWEST = 4, 0.05, 200
 #: Share of the states that must still be in the mode where they began: one chain that has left is as good as R-hat.
 _INSIDE = 0.999
+
+
+def held(q: Block, modes: Sequence[Mode]) -> list[GaussianBlock]:
+    """A Gaussian for each mode: q's own first."""
+    if isinstance(q, MixtureBlock):
+        return list(q.components)
+    own = q if isinstance(q, GaussianBlock) else DiagonalGaussian(np.asarray(q.mean), np.sqrt(np.asarray(q.variance())))
+    return [own, *(m.gaussian for m in modes if m.separate)]
+
+
+def labelled(q: Block, modes: Sequence[Mode]) -> list[Block]:
+    """The same, with q as it is: what a labelling of components is told by."""
+    known = held(q, modes)
+    return list(known) if isinstance(q, MixtureBlock) else [q, *known[1:]]
 
 
 def nearest(modes: Sequence[GaussianBlock], x: np.ndarray) -> np.ndarray:

@@ -16,21 +16,25 @@ log density of the numbers in place j under the Gaussian of component k
 The sum over permutations is a permanent: 2^K K operations by adding a row at a time for each set of columns, all
 terms positive. Above ten components it is bounded by the product of the row sums, which gives a lower bound of h;
 where components are apart both are one, and p(x) is K! times that of a labelling.
+
+Where the draws are of several modes, which no exchange that is counted leads to from one another, g is the sum over
+them, so that each has its own labelling of those that are equally probable.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 from scipy.special import logsumexp
 
-from lowerbound.diagnostics.chains.short import Chains
+from lowerbound.diagnostics.chains.control_variates import controlled_moments
+from lowerbound.diagnostics.chains.short import Chains, mixing
 from lowerbound.diagnostics.estimate import Estimate
-from lowerbound.diagnostics.modes.exchangeable import Axis, Exchangeable, exchangeable
+from lowerbound.diagnostics.modes.exchangeable import Axis, Exchangeable
 from lowerbound.diagnostics.weights.evidence import Evidence, above, error
 from lowerbound.diagnostics.weights.importance import Mixture, Weighted, regressed
 from lowerbound.families import Block
@@ -41,6 +45,8 @@ from lowerbound.model.sites import SiteMap
 EXACT, _LISTED = 10, 6
 #: Draws of q behind the moments of g, and numbers held at a time.
 _DRAWS, _AT_ONCE = 1024, 2**22
+#: Draws at which it is asked whose labelling what is reported has.
+_LOOKED_AT = 2048
 #: Nats of a bound's looseness that are not worth telling, and share of h from which labellings are apart.
 _TOLD, _APART = 0.01, 0.99
 #: What the verdict does not see where not all components were found to be exchangeable.
@@ -50,28 +56,35 @@ OTHER = "labellings of discrete latents other than those that log evidence count
 def all_labellings(
     kernel: Kernel,
     sites: SiteMap,
-    q: Block,
+    groups: Sequence[Exchangeable],
+    modes: Sequence[Block],
     weighted: Weighted,
     chains: Chains | None,
     total: Estimate,
     evidence: Evidence,
+    reported: tuple[np.ndarray, np.ndarray],
     seed: int,
+    *,
+    one: bool,
 ) -> tuple[Estimate, Evidence, tuple[str, ...], tuple[str, ...]]:
     """The evidence with every labelling counted.
 
     Args:
-        kernel, sites, q: Of the fit, its discrete latents summed out.
+        kernel, sites: Of the fit, its discrete latents summed out.
+        groups: Components that may be exchanged.
+        modes: q, or a Gaussian for each mode.
         weighted, chains: Draws about q with their weights, and short chains, if they were run.
         total, evidence: What those say of log p(x), of one labelling.
+        reported: Draws that are reported ``[n, p]``, and their weights, of sum one.
         seed: Of the fit.
+        one: Whether those are of q's labelling, each by its share of it.
 
     Returns:
         ``total`` and ``evidence`` of all labellings, what is to be said of them, and what was not checked.
 
-    Cost: the evaluations that find the components, 256 for an upper bound, and the density of the proposal.
+    Cost: 256 evaluations for an upper bound, and the density of the proposal.
     """
     rng = np.random.default_rng([seed, 7])
-    groups = exchangeable(kernel, sites, q, rng)
     named = {n for g in groups for n in g.latents}
     counted = {n for g in groups for n in g.latents if len(g.classes[0]) == len(kernel.model.summed[n].values)}
     unseen = () if counted.issuperset(kernel.model.summed) else (OTHER,)
@@ -84,14 +97,11 @@ def all_labellings(
     if r is None or r.draws is None or not np.isfinite(r.log_weights).any():
         lacking = f"log evidence may be of one of {said}: it lacks between 0 and log {count:,} = {most:.2f} nats"
         return total, evidence, (lacking,), unseen
-    shares = []
-    for g in groups:
-        others = {n for o in groups if o is not g for n, _ in o.axes}
-        shares.append(Share(g, sites, q, rng, [(n, a) for n, a in g.axes if n not in others]))
+    shares = shares_of(groups, sites, modes, rng)
     low, high = (sum(e) for e in zip(*(s.log_prob(r.draws) for s in shares), strict=True))
     lw = r.log_weights
     value, se = regressed(lw + low, r.densities(r.draws), r.shares)
-    kept, least = (math.exp(_log_sum(lw + h) - _log_sum(lw)) for h in (high, low))
+    least = math.exp(_log_sum(lw + low) - _log_sum(lw))
     if least > 1 - 1e-6 and total.se < se:  # components far apart: what is known of one is known of all
         value, se = total
     below = Estimate(_log_sum(lw + low) - math.log(len(lw)) + most, error(lw + low))
@@ -102,8 +112,13 @@ def all_labellings(
     if evidence.upper is not None and upper is None:
         upper = Estimate(evidence.upper.value + most, evidence.upper.se)
         condition += ", and counts each labelling as if it were apart from the others"
+    few = slice(None, None, -(-len(reported[0]) // _LOOKED_AT))
+    x, weight = reported[0][few], reported[1][few]
+    kept = float(weight @ np.exp(sum(s.log_prob(x)[1] for s in shares)) / weight.sum())
     line = f"log evidence counts {said} (log {count:,} = {most:.2f} nats)"
-    if kept > _APART:
+    if one:
+        line += "; what is reported is of q's, which each draw and state is given by its share of it"
+    elif kept > _APART:
         line += "; q, its gap and what is reported are of one"
     else:
         mixed = "what is reported of a component mixes them"
@@ -133,44 +148,89 @@ def _upper(
     return above(log_weights, ends, chains.effective)
 
 
+def shares_of(
+    groups: Sequence[Exchangeable], sites: SiteMap, modes: Sequence[Block], rng: np.random.Generator
+) -> list[Share]:
+    """h of each group of components; the product of them is a share of all labellings of all groups."""
+    out = []
+    for g in groups:
+        others = {n for o in groups if o is not g for n, _ in o.axes}
+        out.append(Share(g, sites, modes, rng, [(n, a) for n, a in g.axes if n not in others]))
+    return out
+
+
+def relabelled(chains: Chains, shares: Sequence[Share], rng: np.random.Generator) -> Chains | None:
+    """The chains with each state given a labelling with probability h there; None if there are many labellings.
+
+    The states are then draws of K! p h, of which no score is known: their moments have no control variates.
+    """
+    x = chains.draws.reshape(-1, chains.draws.shape[-1])
+    for s in shares:
+        moved = s.relabelled(x, rng)
+        if moved is None:
+            return None
+        x = moved
+    draws = np.reshape(x, chains.draws.shape)
+    log_h = sum((s.log_prob(x)[0] for s in shares), np.zeros(len(x)))
+    r_hat, worst, effective = mixing(draws)
+    moments = controlled_moments(draws, np.zeros_like(draws), np.zeros(x.shape[1]))
+    log_density = chains.log_density + log_h.reshape(chains.log_density.shape)
+    return replace(
+        chains, draws=draws, log_density=log_density, moments=moments, r_hat=r_hat, worst=worst, effective=effective
+    )
+
+
 class Share:
     """h, the share that q's labelling has of a point.
 
     Args:
         group: Components that may be exchanged.
         sites: Of the model.
-        q: Whose moments g has.
-        rng: For draws of q.
+        modes: q, or a Gaussian for each mode: their moments are those of g, a sum over them.
+        rng: For draws of them.
         axes: Those that g looks at: of sites that no other group permutes.
     """
 
-    def __init__(self, group: Exchangeable, sites: SiteMap, q: Block, rng: np.random.Generator, axes: list[Axis]):
+    def __init__(
+        self, group: Exchangeable, sites: SiteMap, modes: Sequence[Block], rng: np.random.Generator, axes: list[Axis]
+    ):
         self.group, self.sites, self.axes = group, sites, axes
         self.logs: list[bool] | None = None
         if axes:
-            values = sites.constrain(q.sample(rng, _DRAWS))
-            self.logs = [bool((values[n] > 0).all()) for n, _ in axes]
-            own = self._numbers(values)
-            self.mean, self.sd = own.mean(0), own.std(0) + 1e-12 * (1 + np.abs(own).max(0))
+            drawn = [sites.constrain(q.sample(rng, _DRAWS)) for q in modes]
+            self.logs = [all(bool((v[n] > 0).all()) for v in drawn) for n, _ in axes]
+            own = [self._numbers(v) for v in drawn]
+            self.means = [a.mean(0) for a in own]
+            self.sds = [a.std(0) + 1e-12 * (1 + np.abs(a).max(0)) for a in own]
 
     def log_prob(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """log h at draws ``x [n, p]``: a lower and an upper bound ``[n]``, the same up to ten components."""
         if self.logs is None:  # h = 1 / K! is a share too, and no q has a smaller one on the average
             return np.full(len(x), -math.log(self.group.labellings)), np.zeros(len(x))
-        a = self._scores(x)
-        lower = upper = np.zeros(len(x))
-        for c in self.group.classes:
-            part = a[:, c][:, :, c]
-            kept, exact = np.trace(part, axis1=1, axis2=2), len(c) <= EXACT
-            below = kept - (log_permanent(part) if exact else np.asarray(logsumexp(part, axis=2)).sum(1))
-            lower, upper = lower + below, upper + (below if exact else 0.0)
+        own, most, least = [], [], []
+        for a in self._scores(x):
+            kept, above, below = (np.zeros(len(x)) for _ in range(3))
+            for c in self.group.classes:
+                part = a[:, c][:, :, c]
+                trace, exact = np.trace(part, axis1=1, axis2=2), len(c) <= EXACT
+                total = log_permanent(part) if exact else np.asarray(logsumexp(part, axis=2)).sum(1)
+                kept, above, below = kept + trace, above + total, below + (total if exact else trace)
+            own.append(kept)
+            most.append(above)
+            least.append(below)
+        top = np.logaddexp.reduce(own)
+        lower, upper = (top - np.logaddexp.reduce(v) for v in (most, least))
         return np.nan_to_num(lower, nan=-np.inf, neginf=-np.inf), np.nan_to_num(upper, nan=-np.inf, neginf=-np.inf)
 
     def relabelled(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
         """``x [n, p]`` with components exchanged, each labelling with probability h there; None if there are many."""
         if self.logs is None or max(map(len, self.group.classes)) > _LISTED:
             return None
-        a = self._scores(x)
+        every = np.stack(self._scores(x))
+        # P(pi) ~ sum_m prod_c exp(scores of pi_c by m): a mode m by its sums, and then each class by itself.
+        sums = np.sum([[log_permanent(a[:, c][:, :, c]) for a in every] for c in self.group.classes], 0)
+        mode = np.argmax(sums + rng.gumbel(size=sums.shape), 0)
+        a = every[mode, np.arange(len(x))]
         order = np.broadcast_to(np.arange(a.shape[1]), (len(x), a.shape[1])).copy()
         for c in self.group.classes:
             orders = np.array(list(permutations(c)))
@@ -185,15 +245,15 @@ class Share:
             values[n] = np.take_along_axis(values[n], order.reshape(shape), axis + 1)
         return self.sites.unconstrain(values, len(x))[0]
 
-    def _scores(self, x: np.ndarray) -> np.ndarray:
-        """A_jk ``[n, j, k]``."""
-        step = max(64, _AT_ONCE // (self.mean.size * len(self.mean)))
-        parts = []
+    def _scores(self, x: np.ndarray) -> list[np.ndarray]:
+        """A_jk ``[n, j, k]`` by each mode."""
+        step = max(64, _AT_ONCE // (self.means[0].size * len(self.means[0])))
+        parts: list[list[np.ndarray]] = [[] for _ in self.means]
         for i in range(0, len(x), step):
-            f = self._numbers(self.sites.constrain(x[i : i + step]))
-            apart = (f[:, :, None, :] - self.mean) / self.sd
-            parts.append(-(0.5 * apart**2 + np.log(self.sd)).sum(-1))
-        return np.concatenate(parts)
+            f = self._numbers(self.sites.constrain(x[i : i + step]))[:, :, None, :]
+            for part, mean, sd in zip(parts, self.means, self.sds, strict=True):
+                part.append(-(0.5 * ((f - mean) / sd) ** 2 + np.log(sd)).sum(-1))
+        return [np.concatenate(p) for p in parts]
 
     def _numbers(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """What belongs to each component: ``[n, k, m]``; positive numbers by their logs."""

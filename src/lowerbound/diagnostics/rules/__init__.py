@@ -26,8 +26,9 @@ The rules, in order:
   and no log sd of q by more than 0.05 (of what is reported on the constrained space: beyond its error), CORRECTED if
   they move some, with the draws of the chains. (Above 200 dimensions also where the weights could: they have fewer
   draws than q has digits.)
+* Where neither can be vouched for and labellings of components overlap, both are asked again of q's labelling alone.
 * NOT_TRUSTED where an image of q (two components exchanged, some sites of the other sign) has more than 3% of the mass
-  of both, beyond three standard errors (:mod:`lowerbound.diagnostics.modes.images`).
+  of both, beyond three standard errors (:mod:`lowerbound.diagnostics.modes.images`), and could not be made a mode.
 * NOT_TRUSTED otherwise, and where a parameter's tail is so heavy that its sd may not exist (k-hat of its second
   moment at least 0.9). If the chains came near (R-hat < 1.2) the draws are theirs all the same.
 

@@ -21,6 +21,19 @@ def judge_modes(verdict: Verdict, said: list[str]) -> Verdict:
     )
 
 
+def about_images(verdict: Verdict, images: list[str], masses: tuple[float, ...]) -> Verdict:
+    """With a reason for each mode that is an image of q, or of another mode.
+
+    Args:
+        verdict: Of q.
+        images: Of the modes beside q's, in words; empty for those that a search met.
+        masses: Of all modes, q's first.
+    """
+    first = len(masses) - len(images)
+    said = tuple(f"a mode is q with {s}: {masses[first + i]:.2%} of the mass" for i, s in enumerate(images) if s)
+    return replace(verdict, reasons=(*verdict.reasons, *said))
+
+
 def judge_image(verdict: Verdict, share: float, image: str) -> Verdict:
     """NOT_TRUSTED where an image of q has mass that q has not.
 

@@ -27,7 +27,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from lowerbound.algorithms.base import Mode
-from lowerbound.diagnostics.weights.proposals import Component, about, learn
+from lowerbound.diagnostics.weights.proposals import Component, Fold, about, learn, log_probs
 from lowerbound.families import Block, GaussianBlock
 from lowerbound.kernel import Kernel
 from lowerbound.pareto import effective_size, smooth
@@ -41,6 +41,8 @@ ENOUGH = 3600
 #: ... and where a draw is dear: above MANY dimensions.
 SOME = 1200
 _DEGREES = 4.0
+#: Mass that a mode is drawn from with, whatever the weights say.
+_LITTLE = 0.02
 #: Dimensions up to which a proposal's draws are kept beside the pooled ones.
 _KEPT = 1000
 
@@ -116,6 +118,7 @@ def weigh(
     *,
     rounds: int = 6,
     size: int = ROUND,
+    fold: Fold | None = None,
 ) -> Weighted:
     """Draw from q and about it, weigh, and learn better proposals while the weights are uneven.
 
@@ -126,6 +129,7 @@ def weigh(
         rng: Random numbers.
         rounds: At most so many rounds of draws.
         size: Draws a round.
+        fold: Of modes that are images of q's own: what is learned is learned of all of them.
     """
     p = q.dimension
     students, shares = about(q, _DEGREES)
@@ -135,8 +139,11 @@ def weigh(
         """Draws of q, and of the Student-t's about it."""
         return [int(own), *np.maximum(16, shares * heavy).astype(int)]
 
-    fresh = defence + [Component(m.gaussian, _DEGREES) for m in modes]
-    counts = split(size // 2, size // 2) + [size // 4] * len(modes)
+    beside = [Component(m.gaussian, _DEGREES) for m in modes]
+    if fold is not None and modes:
+        beside += fold.images(defence)[len(defence) :]
+    each = [size // 4 if fold is None else size // 8] * len(beside)
+    fresh, counts = defence + beside, split(size // 2, size // 2) + each
     done: list[_Round] = []
     result: Weighted | None = None
     fisher = np.nan
@@ -151,14 +158,17 @@ def weigh(
         if kernel.late or not _worth_more(result, done[0], p):
             break
         if done[0].efficiency > 0.6 or r + 1 == rounds or p > MANY:
-            counts = split(0.8 * size, 0.2 * size) + [size // 4] * len(modes)
+            counts = split(0.8 * size, 0.2 * size) + each
             continue  # q is good as it is: only more draws are needed
-        learned = learn(result.draws, result.smoothed, rng)
+        folded, which = (result.draws, None) if fold is None else fold(result.draws)
+        learned = learn(folded, result.smoothed, rng)
         if learned is None:  # too few effective draws for a covariance: more of the same
-            fresh = defence + fresh[len(defence) : len(defence) + len(modes)]
-            counts = split(0.8 * size, 0.2 * size) + [size // 4] * len(modes)
+            fresh, counts = defence + beside, split(0.8 * size, 0.2 * size) + each
         else:
             mixture, parts = learned
+            if fold is not None and which is not None:
+                mass = np.bincount(which, np.exp(result.smoothed), len(fold.moves)) + _LITTLE
+                mixture, parts = fold.images(mixture), np.outer(mass / mass.sum(), parts).ravel()
             fresh = defence + mixture
             counts = split(size // 10, size // 6) + [int(n) for n in np.maximum(16, parts * 0.75 * size)]
     assert result is not None
@@ -195,7 +205,7 @@ class Mixture:
 
     def densities(self, x: np.ndarray) -> np.ndarray:
         """log densities of the components at ``x [n, p]``: ``[components, n]``."""
-        return np.stack([c.log_prob(x) for c in self.components])
+        return log_probs(self.components, x)
 
     def log_prob(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(logsumexp(self.densities(x) + np.log(self.shares)[:, None], axis=0))
@@ -236,7 +246,7 @@ class _Round:
     @staticmethod
     def weigh(x: np.ndarray, value: np.ndarray, components: list[Component], counts: np.ndarray) -> _Round:
         value = np.where(np.isfinite(value), value, -np.inf)
-        densities = np.stack([c.log_prob(x) for c in components])
+        densities = log_probs(components, x)
         log_r = logsumexp(densities + np.log(counts / counts.sum())[:, None], axis=0)
         log_w = value - log_r
         own = value[: counts[0]] - densities[0, : counts[0]]

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import gammaln, logsumexp
 
+from lowerbound.algorithms.base import Mode, Move
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.expectations.noise import stratified_normals, student_scales
-from lowerbound.families import Block, DenseGaussian, FactoredBlock, FlowBlock, MixtureBlock, SinhArcsinhBlock
+from lowerbound.families import (
+    Block,
+    DenseGaussian,
+    DiagonalGaussian,
+    FactoredBlock,
+    FlowBlock,
+    GaussianBlock,
+    MixtureBlock,
+    SinhArcsinhBlock,
+)
 from lowerbound.pareto import effective_size
 
 #: Degrees of freedom of learned components: heavier than a Gaussian's tails, with finite fourth moments.
@@ -27,10 +38,12 @@ class Component:
     Args:
         block: The Gaussian, or a flow or sinh-arcsinh block.
         degrees: Degrees of freedom of the Student-t; None for the block itself.
+        moves: Involutions that its draws are moved by, in order: it is the distribution of their images.
     """
 
     block: Block
     degrees: float | None
+    moves: tuple[Move, ...] = ()
 
     @property
     def _bent(self) -> bool:
@@ -38,6 +51,15 @@ class Component:
         return isinstance(self.block, (FlowBlock, SinhArcsinhBlock))
 
     def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        x = self._draw(rng, n)
+        for move in self.moves:
+            x = move(x)[0]
+        return x
+
+    def log_prob(self, x: np.ndarray) -> np.ndarray:
+        return log_probs([self], x)[0]
+
+    def _draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
         noise = stratified_normals(rng, n, self.block.noise_dimension)
         if self.degrees is None:
             return np.asarray(self.block.transform(noise))
@@ -48,7 +70,8 @@ class Component:
         mean = np.asarray(self.block.mean)
         return mean + (z - mean) * scales
 
-    def log_prob(self, x: np.ndarray) -> np.ndarray:
+    def unmoved(self, x: np.ndarray) -> np.ndarray:
+        """log density of what has not been moved."""
         log_q = np.asarray(self.block.log_prob(x))
         if self.degrees is None:
             return log_q
@@ -69,6 +92,79 @@ class Component:
             - 0.5 * p * np.log(nu * np.pi)
             - 0.5 * (nu + p) * np.log1p(distance / nu)
         )
+
+
+def log_probs(components: Sequence[Component], x: np.ndarray) -> np.ndarray:
+    """log densities of components at ``x [n, p]``: ``[components, n]``.
+
+    With y = pi_m ... pi_1 x' it is log c(x') + log |det dx' / dy|, and an involution is its own inverse.
+    """
+    out: list[np.ndarray] = [np.empty(0)] * len(components)
+    for moves in dict.fromkeys(c.moves for c in components):
+        at, log_det = x, np.zeros(len(x))
+        for move in reversed(moves):
+            at, more = move(at)
+            log_det = log_det + more
+        for i, c in enumerate(components):
+            if c.moves == moves:
+                value = c.unmoved(at) + log_det
+                out[i] = np.nan_to_num(value, nan=-np.inf, posinf=-np.inf, neginf=-np.inf) if moves else value
+    return np.stack(out)
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Modes that are images of one, laid on one another: what is learned of one of them is learned of all.
+
+    Args:
+        gaussians: Of the first mode, and of the others.
+        moves: By which each is reached from the first; none for itself.
+    """
+
+    gaussians: tuple[GaussianBlock, ...]
+    moves: tuple[tuple[Move, ...], ...]
+
+    @staticmethod
+    def of(q: Block, modes: Sequence[Mode]) -> Fold | None:
+        """Of q and the other modes; None where there are none, or one that no image leads to."""
+        apart = [m for m in modes if m.separate]
+        if not apart or not all(m.moves for m in apart):
+            return None
+        own = q.components[0] if isinstance(q, MixtureBlock) else q
+        if not isinstance(own, GaussianBlock):
+            own = DiagonalGaussian(np.asarray(own.mean), np.sqrt(np.asarray(own.variance())))
+        return Fold((own, *(m.gaussian for m in apart)), ((), *(m.moves for m in apart)))
+
+    @property
+    def each(self) -> tuple[Move, ...]:
+        """The involutions of which the moves consist."""
+        return tuple(dict.fromkeys(m for moves in self.moves for m in moves))
+
+    def which(self, x: np.ndarray) -> np.ndarray:
+        """The mode that each draw is of ``[n]``."""
+        return np.argmax([g.log_prob(x) for g in self.gaussians], 0)
+
+    def centred(self, x: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+        """Draws ``[n, p]`` less the mean of those of the same mode, by their weights."""
+        which, out = self.which(x), np.array(x)
+        for k in np.unique(which):
+            some = np.flatnonzero(which == k)
+            out[some] -= np.average(x[some], 0, None if weight is None else weight[some] + 1e-300)
+        return out
+
+    def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Draws ``[n, p]`` laid on the first mode, and which mode each was of."""
+        which = self.which(x)
+        out = np.array(x)
+        for k, moves in enumerate(self.moves):
+            for move in reversed(moves):
+                if (which == k).any():
+                    out[which == k] = move(out[which == k])[0]
+        return np.where(np.isfinite(out).all(1, keepdims=True), out, x), which
+
+    def images(self, components: Sequence[Component]) -> list[Component]:
+        """Components about every mode, from those about the first: the first mode's first."""
+        return [Component(c.block, c.degrees, (*c.moves, *moves)) for moves in self.moves for c in components]
 
 
 def about(q: Block, degrees: float) -> tuple[list[Component], np.ndarray]:
