@@ -12,7 +12,8 @@ from scipy.special import betaln, comb
 import lowerbound as lb
 from lowerbound.algorithms import CoordinateAscent
 from lowerbound.closed_form import exact, factored_of
-from lowerbound.diagnostics.assessment import exactly, weigh_up
+from lowerbound.diagnostics.assessment import assess_exact
+from lowerbound.diagnostics.weighing import weigh_up
 from lowerbound.families import FactoredBlock
 from lowerbound.kernel import Kernel
 from lowerbound.model.given import as_model
@@ -91,7 +92,7 @@ def test_a_q_that_only_the_form_of_the_model_calls_exact_is_found_out():
 
     def found(q):
         weighed = weigh_up(kernel, q, lb.algorithms.Status.CONVERGED, "a rule", [], 0.0, 0, 256)
-        return exactly(weighed)
+        return assess_exact(weighed, 0)
 
     assert found(right) is not None
     assert found(FactoredBlock(factored.blocks, wrong, right.places)) is None

@@ -59,10 +59,14 @@ def test_a_conjugate_count():
 
     a, b = 2.0 + y.sum(), 3.0 + len(y)
     truth = 2 * np.log(3.0) - gammaln(2.0) + gammaln(a) - a * np.log(b) - gammaln(y + 1.0).sum()
-    evidence = lb.fit(model, {"y": y}).evidence
+    evidence = lb.fit(model, {"y": y}, family="dense").evidence
     assert_brackets(evidence, truth)
     assert evidence.width < 0.02
     assert "mixed" in evidence.condition
+    # Left alone, it is known.
+    evidence = lb.fit(model, {"y": y}).evidence
+    assert evidence.upper is not None and evidence.condition == "q is the posterior"
+    assert abs(evidence.lower.value - truth) < 1e-12 and evidence.width == 0
 
 
 @pytest.mark.parametrize("seed", range(6))

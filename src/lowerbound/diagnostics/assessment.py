@@ -82,9 +82,14 @@ class Assessment:
     corrections: tuple[Correction, ...] = ()
 
 
-def exactly(weighed: Weighed) -> Weighed | None:
-    """With the verdict that q is the posterior, where the form of the model says so and all draws bear it out: the log
-    density is log q and a constant, to rounding, wherever a draw has been. None where it is not.
+def assess_exact(weighed: Weighed, seed: int) -> Assessment | None:
+    """Of a q that is the posterior by the form of the model, which all draws bear out: the log density is log q and a
+    constant, to rounding, wherever a draw has been, and that is the log evidence. None where it is not; chains have
+    nothing to add where it is.
+
+    Args:
+        weighed: What the weights said.
+        seed: Of the fit.
     """
     w, verdict = weighed.weighted, weighed.verdict
     if w is None or w.bad > 0 or not verdict.converged:
@@ -94,17 +99,22 @@ def exactly(weighed: Weighed) -> Weighed | None:
     apart, size = apart[near], 1 + np.abs(w.log_density[near])
     if not (np.abs(apart - np.median(apart)) <= _ROUNDING * size).all():
         return None
-    return dataclasses.replace(weighed, verdict=judge_exact(verdict, int(near.sum()), float(np.ptp(apart))))
+    exact = Estimate(float(np.median(apart)), 0.0)
+    verdict = judge_exact(verdict, len(apart), float(np.ptp(apart)))
+    return dataclasses.replace(
+        _report(weighed, weighed.q, verdict, None, seed),
+        log_evidence=exact,
+        evidence=Evidence(exact, exact, 1, "q is the posterior"),
+    )
 
 
-def assess(weighed: Weighed, seed: int, *, patience: int = 1, check: bool = True) -> Assessment:
+def assess(weighed: Weighed, seed: int, *, patience: int = 1) -> Assessment:
     """Check by short chains what the weights said, repair the draws where that is needed, and report.
 
     Args:
         weighed: What the weights said.
         seed: Of the fit.
         patience: How many times as much as usual the chains may cost.
-        check: Whether there is anything to check.
 
     Cost: what the fit cost, or about two seconds, whichever is more; above 100 dimensions up to twice what
     it cost. As much again where several modes are known, for the chains inside each.
@@ -112,7 +122,7 @@ def assess(weighed: Weighed, seed: int, *, patience: int = 1, check: bool = True
     kernel, verdict, q = weighed.kernel, weighed.verdict, with_density(weighed.q)
     if weighed.weighted is None or weighed.shift is None:
         return _point(weighed.q, verdict)
-    if verdict.fatal or not check:
+    if verdict.fatal:
         return _report(weighed, q, _of_particles(verdict, weighed), None, seed)
     price, fitted = kernel.price, weighed.evaluations
     if isinstance(q, TransportedBlock):  # fitted with hundreds of thousands of them, which is no measure

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Status
-from lowerbound.diagnostics.assessment import Assessment, assess, exactly, unchecked
+from lowerbound.diagnostics.assessment import Assessment, assess, assess_exact, unchecked
 from lowerbound.diagnostics.density.review import review
 from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.diagnostics.rules.thresholds import NEXT
@@ -62,8 +62,8 @@ def checked(
         return None
     with np.errstate(all="ignore"):
         weighed = weigh_up(kernel, q, status, algorithm.rule(), [], 0.0, options.seed, options.num_draws)
-        if exact and (itself := exactly(weighed)) is not None:
-            return assess(itself, options.seed, check=False)
+        if exact and (found := assess_exact(weighed, options.seed)) is not None:
+            return found
         weighed = with_images(weighed, options.seed)
         # The fit is no measure of what the chains may cost: it has not evaluated the density once.
         return review(kernel, q, status, assess(weighed, options.seed), algorithm=algorithm.name, seed=options.seed)
