@@ -126,7 +126,9 @@ class Sweeper:
                 elbo = elbo + jax.scipy.special.logsumexp(best[block.indicator], axis=-1).sum()
             else:
                 elbo = elbo + sum((best[k] * moments[k]).sum() for k in block.keys) + block.entropy(best)
-        return [best[k] for k in block.keys], [moments[k] for k in block.keys], elbo
+        # (Where there are others, they say of all blocks whether they are proper.)
+        proper = jnp.asarray(True) if self.rest else block.proper(best)
+        return [best[k] for k in block.keys], [moments[k] for k in block.keys], elbo, proper[None]
 
     def _run_others(self, mine: Any, own: Any, others: Any, theirs: Any) -> Any:
         f = self.factored
@@ -172,17 +174,17 @@ class Sweeper:
         if keep:
             mine, elbo = x[self.first], -np.inf
             own = [np.exp(np.asarray(a)) for a in mine]
-            if not isinstance(block, CategoricalBlock):
-                with float64():
-                    own = self._moments_of([self.first], [[jnp.asarray(a) for a in mine]])[0]
+            with float64():
+                given = [jnp.asarray(a) for a in mine]
+                if not isinstance(block, CategoricalBlock):
+                    own = self._moments_of([self.first], [given])[0]
+                if not self.rest:
+                    proper = [block.proper(dict(zip(block.keys, given, strict=True)))]
         else:
-            mine, own, elbo = self._to_first(x[self.first], others, theirs)
+            mine, own, elbo, proper = self._to_first(x[self.first], others, theirs)
             elbo = float(elbo) if sound else np.nan
         if self.rest:
             others, theirs, proper = self._to_others(mine, own, others, theirs)
-        else:
-            with float64():
-                proper = np.asarray([block.proper(dict(zip(block.keys, map(jnp.asarray, mine), strict=True)))])
         after = Position([None] * len(self.order))
         for i, n in zip(self.order, (mine, *others), strict=True):
             after[i] = n
