@@ -83,7 +83,7 @@ def test_where_the_optima_lie():
     assert abs(_V[np.argmin(wide)] - (1 - R**2) / (1 + R**2)) < 1e-3
 
 
-@pytest.mark.parametrize("name", BEST)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "mmd" else n for n in BEST])
 def test_the_optimum_of_a_mean_field_on_a_correlated_gaussian(name):
     objective = objectives.KernelStein() if name == "kernel_stein" else objectives.MMD({"z": drawn(1000)})
     with warnings.catch_warnings():
@@ -103,7 +103,7 @@ def test_the_optimum_of_a_mean_field_on_a_correlated_gaussian(name):
     assert abs(found.value) < 5 * found.se + (0.001 if name == "mmd" else 1e-9)
 
 
-@pytest.mark.parametrize("name", BEST)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "mmd" else n for n in BEST])
 def test_values_and_gradients_are_unbiased(name):
     objective = objectives.KernelStein(4) if name == "kernel_stein" else objectives.MMD(drawn(1000) / SCALES - 1, 4)
     truth, v = {"kernel_stein": ksd, "mmd": mmd}[name], 0.6
