@@ -6,8 +6,8 @@ rates, and what is shown is the one that came nearest to the truth. Errors are t
 moments: |mean - truth| in posterior sds, and |log(sd / truth)|. Truth is exact, or NUTS (4 chains of 5,000).
 
 * SVGD, 100 particles: ours (RBF and linear; RBF), BlackJAX's, NumPyro's SteinVI with point guides, Pyro's; all by Adam.
-* Forward KL: ours, VIABEL's DISInclusiveKL, Pyro's ReweightedWakeSleep (its wake phase for the guide, of ten draws); and
-  RenyiELBO(0.5) of NumPyro, which is the nearest that it has, and of Pyro.
+* Forward KL: ours, VIABEL's DISInclusiveKL, Pyro's ReweightedWakeSleep (the wake phase of its guide, ten draws a step);
+  and RenyiELBO(0.5) of NumPyro, which is the nearest that it has, and of Pyro.
 * Batch and match: ours; no Python package has it.
 
 The chi upper bound, whose optimum has not the posterior's moments, has a race of its own: ``chi.py``.

@@ -72,8 +72,8 @@ _PATIENCE = 4
 _DOUBTED = 2
 #: Steps on the same draws, and the smallest share of one.
 _INNER, _SHORTEST = 40, 1e-3
-#: How far, in a squared reach and for n = 2, q stays inside of where its bound is infinite. It costs thousandths of a nat,
-#: and pi is then at most some seven times as long as p, where p is a Gaussian far out.
+#: How far, in a squared reach and for n = 2, q stays inside of where its bound is infinite. That costs thousandths of a
+#: nat, and pi is then at most some seven times as long as p, where p is a Gaussian far out.
 _MARGIN = 0.02
 #: How often q is widened at once, and by how much of its variance along any line before no q is said to do.
 _CUTS, _WIDEST = 12, 1e3
