@@ -15,7 +15,7 @@ the draws, over their number: an estimate of size n has the variance of one of s
 mean, m. So one part of the bias of log f is (d + 2)|m|²/(2ν²), which is measured with twenty neighbours, less what
 chance makes of |m|², for p and for q. Their difference is taken over the twentieth of p's draws that are farthest from
 q's, where q's balls reach back into its bulk, and over the rest, and the two are added without sign: with tails heavier
-than q's they cancel, and the bias does not. The error counts (1.2 + 2.5/d) times that, by experiment (the coverage is
+than q's they cancel, and the bias does not. The error counts (1.2 + 3.5/d) times that, by experiment (the coverage is
 in ``docs/divergences.md``): next to nothing on the line, most of the error from five dimensions on. (The bias that
 follows from estimates by half of the draws has five times the noise, and does not see that of tails.)
 """
@@ -36,7 +36,7 @@ _LEAST, _PARTS, _DEALS = 100, 20, 3
 #: Neighbours that tell a density's slope, at least, and the share of draws that counts as q's outside.
 _SLOPE, _OUTSIDE = 20, 0.05
 #: What the part of the bias that is measured is multiplied by: this, and this over the dimension.
-_WHOLE, _MORE = 1.2, 2.5
+_WHOLE, _MORE = 1.2, 3.5
 _MOST_NEIGHBOURS = 50
 #: Share of draws met below which p lies outside of q's draws. (N(1, 1) and N(0, 1) have 0.23, N(2, 1) has 0.02, where
 #: intervals of 95% held 53%.)
