@@ -27,8 +27,9 @@ from lowerbound.fitting import run
 from lowerbound.kernel import Kernel
 from lowerbound.model import Model
 
-#: The grid: steps of 0.08 up to 14 on either side, some ten standard deviations.
-_EDGE, _STEP = 14.0, 0.08
+#: The grid: steps of 0.15 up to 50 on either side, some forty standard deviations: the least bound may be where it is
+#: just finite, and its tail is long there. (At steps of half that length bounds are the same to 1e-9.)
+_EDGE, _STEP = 50.0, 0.15
 
 
 class Bound:

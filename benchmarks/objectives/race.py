@@ -5,8 +5,9 @@ others, which start as they do by default. They have no stopping rule or rate of
 rates, and what is shown is the one that came nearest to the truth. Errors are the largest over coordinates, of q's own
 moments: |mean - truth| in posterior sds, and |log(sd / truth)|. Truth is exact, or NUTS (4 chains of 5,000).
 
-* SVGD, 100 particles: ours (RBF and linear; RBF), BlackJAX's, NumPyro's SteinVI with point guides; all by Adam.
-* Forward KL: ours, VIABEL's DISInclusiveKL; and NumPyro's RenyiELBO(0.5), which is the nearest that it has.
+* SVGD, 100 particles: ours (RBF and linear; RBF), BlackJAX's, NumPyro's SteinVI with point guides, Pyro's; all by Adam.
+* Forward KL: ours, VIABEL's DISInclusiveKL, Pyro's ReweightedWakeSleep (the wake phase of its guide, ten draws a step);
+  and RenyiELBO(0.5) of NumPyro, which is the nearest that it has, and of Pyro.
 * Batch and match: ours; no Python package has it.
 
 The chi upper bound, whose optimum has not the posterior's moments, has a race of its own: ``chi.py``.
@@ -37,7 +38,6 @@ from lowerbound.model import Model
 
 RATES = (0.003, 0.03, 0.3)
 PARTICLES = 100
-_CHILD = Path(__file__).with_name("viabel_child.py")
 
 Moments = tuple[np.ndarray, np.ndarray]
 OURS: dict[str, tuple[families.Family, algorithms.Algorithm]] = {
@@ -120,10 +120,20 @@ def numpyro_renyi(target: Target, budget: int, rate: float) -> Moments:
 
 def viabel(python: str, method: str) -> Callable[[Target, int, float], Moments]:
     """VIABEL in its own process."""
+    return _child(python, "viabel_child.py", method)
+
+
+def pyro(python: str, method: str) -> Callable[[Target, int, float], Moments]:
+    """Pyro in its own process."""
+    return _child(python, "pyro_child.py", method)
+
+
+def _child(python: str, script: str, method: str) -> Callable[[Target, int, float], Moments]:
+    path = str(Path(__file__).with_name(script))
 
     def fitted(target: Target, budget: int, rate: float) -> Moments:
-        command = [python, str(_CHILD), target.name, method, str(budget), str(rate), "0"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        command = [python, path, target.name, method, str(budget), str(rate), "0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         return np.array(found["mean"]), np.array(found["sd"])
 
@@ -178,6 +188,7 @@ def main() -> None:
     """Run it, print the table, and with ``--write`` put it into BENCHMARKS.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--viabel", help="a Python that has VIABEL; left out where there is none")
+    parser.add_argument("--pyro", help="a Python that has Pyro; left out where there is none")
     parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
@@ -188,6 +199,10 @@ def main() -> None:
     }
     if options.viabel:
         peers["forward KL"]["VIABEL"] = viabel(options.viabel, "forward_kl")
+    if options.pyro:
+        peers["SVGD"]["Pyro"] = pyro(options.pyro, "svgd")
+        peers["forward KL"]["Pyro wake phase"] = pyro(options.pyro, "forward_kl")
+        peers["forward KL"]["Pyro RenyiELBO"] = pyro(options.pyro, "renyi")
     rows = []
     for target in TARGETS.values():
         true = truth(target)

@@ -1,4 +1,4 @@
-"""Targets for the races, written once for NumPy, JAX and autograd: ``log_density(z, xp)`` of ``z [..., d]``."""
+"""Targets for the races, written once for NumPy, JAX, autograd and torch: ``log_density(z, xp)`` of ``z [..., d]``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def _gaussian() -> Target:
     precision, mean = np.linalg.inv(covariance), scale * np.linspace(-2, 2, 10)
 
     def log_density(z: Any, xp: Any) -> Any:
-        return -0.5 * xp.sum(xp.dot(z - mean, precision) * (z - mean), axis=-1)
+        off = z - xp.asarray(mean)
+        return -0.5 * xp.sum(xp.dot(off, precision) * off, axis=-1)
 
     return Target("Gaussian, 10-d", 10, log_density, mean, scale)
 
@@ -51,7 +52,7 @@ def _schools() -> Target:
         tau = xp.exp(log_tau)
         theta = mu[..., None] + tau[..., None] * e
         prior = -0.5 * (mu / 5) ** 2 - xp.log(1 + (tau / 5) ** 2) + log_tau - 0.5 * xp.sum(e**2, axis=-1)
-        return prior - 0.5 * xp.sum(((y - theta) / s) ** 2, axis=-1)
+        return prior - 0.5 * xp.sum(((xp.asarray(y) - theta) / xp.asarray(s)) ** 2, axis=-1)
 
     return Target("eight schools, 10-d", 10, log_density)
 
@@ -65,7 +66,7 @@ def _logistic() -> Target:
 
     def log_density(z: Any, xp: Any) -> Any:
         eta = xp.dot(z, x.T)
-        return xp.sum(y * eta - xp.logaddexp(0.0, eta), axis=-1) - 0.5 * xp.sum((z / 2.5) ** 2, axis=-1)
+        return xp.sum(xp.asarray(y) * eta - xp.logaddexp(0.0, eta), axis=-1) - 0.5 * xp.sum((z / 2.5) ** 2, axis=-1)
 
     return Target("logistic, 20-d", 20, log_density)
 

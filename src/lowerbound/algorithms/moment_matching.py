@@ -24,14 +24,17 @@ Gaussian target one step arrives.
 
 *For the chi bound* a q that is too narrow, as the ELBO's often is, has no moments of pi to go by. Where the weights
 cannot be believed, or a step raises the draws' own bound, q first takes what p's own moments imply, and then goes to
-the least bound of the draws at hand. If the bound of q is seen to be infinite
-(:mod:`~lowerbound.algorithms.endless`), the fit ends as INFINITE.
+the least bound of the draws at hand. Theirs is finite for every q. If the bound itself is seen to be infinite, by
+climbing (:mod:`~lowerbound.algorithms.endless`), q is widened until that is seen no more, and from there on stays among
+those q: a step is Fisher's, and then the KL's projection, so that where both together stay, the bound is least among
+them. Where no widening helps, as for exponential tails, the fit ends as INFINITE with the q that it had.
 
 *Stopping.* From the spread of u f follows the Monte Carlo error of the moments, as the KL that it costs. While the last
 step is within four times that error and the error is above 0.002 nats (per ten dimensions, at least) the draws become
 four times as many. The fit has converged when a step is below ``tolerance`` or within its error, and the error is
-allowed. It stops unconverged where k-hat of the weights is above 0.7 (a Gaussian cannot show what pi's moments are) or
-the largest number of draws does not bring the error down.
+allowed. It stops unconverged where k-hat of the weights is above 0.7 (a Gaussian cannot show what pi's moments are) and
+larger weights than were drawn exist (:mod:`~lowerbound.algorithms.heaviest`), or the largest number of draws does not
+bring the error down.
 
 It starts from the dense Gaussian of score regression. Cost: that fit, then M = 1,024 evaluations a round at first.
 """
@@ -46,11 +49,12 @@ from scipy.special import logsumexp
 
 from lowerbound.algorithms.base import Info, Status, check_positive
 from lowerbound.algorithms.dense_start import DenseStart, FromDenseStart
-from lowerbound.algorithms.endless import endless
+from lowerbound.algorithms.endless import covering, endless
+from lowerbound.algorithms.heaviest import SHARE, heaviest_share
 from lowerbound.algorithms.pattern import allowed
 from lowerbound.algorithms.quasi_newton import root
 from lowerbound.algorithms.score_regression import DENSE_LIMIT
-from lowerbound.algorithms.tilted import Moments, best, between, surrogate
+from lowerbound.algorithms.tilted import Moments, best, between, restrict, surrogate
 from lowerbound.algorithms.weighted_moments import USABLE_K, Drawn, Measured, draw, measure
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.noise import matched_normals
@@ -68,6 +72,14 @@ _PATIENCE = 4
 _DOUBTED = 2
 #: Steps on the same draws, and the smallest share of one.
 _INNER, _SHORTEST = 40, 1e-3
+#: How far, in a squared reach and for n = 2, q stays inside of where its bound is infinite. That costs thousandths of a
+#: nat, and pi is then at most some seven times as long as p, where p is a Gaussian far out.
+_MARGIN = 0.02
+#: How often q is widened at once, and by how much of its variance along any line before no q is said to do.
+_CUTS, _WIDEST = 12, 1e3
+#: Once an endless rise was seen: ends of climbs that are climbed from again, and how many times as far as the outermost
+#: draws; beyond a hollow, pi may rise where no draw is.
+_ENDS, _DISTANT = 16, 1e3
 #: What a covariance is multiplied by where weights are so uneven that they tell nothing.
 _WIDER = 2.0
 
@@ -80,8 +92,11 @@ class _State:
     groups: list[np.ndarray]
     draws: int
     start: DenseStart
+    ends: np.ndarray
+    reaches: np.ndarray
     q: Moments | None = None
     pi: Moments | None = None
+    narrow: Moments | None = None
     rounds: int = 0
     doubtful: int = 0
     change: float = np.nan
@@ -140,7 +155,9 @@ class MomentMatching(FromDenseStart):
         p = kernel.dimension
         groups = groups_of(family, p)
         draws = max(_FIRST, 64 * int(np.ceil(4 * p / 64)), self.objective.num_samples)
-        return _State(kernel, family, np.random.default_rng([seed, 6]), groups, draws, DenseStart(seed, kernel))
+        none = np.zeros((0, p))
+        rng, start = np.random.default_rng([seed, 6]), DenseStart(seed, kernel)
+        return _State(kernel, family, rng, groups, draws, start, none, none)
 
     def begin(self, state: _State, gaussian: DenseGaussian) -> None:
         p = Moments(np.asarray(gaussian.mean), gaussian.covariance())
@@ -170,9 +187,9 @@ class MomentMatching(FromDenseStart):
         n, groups, before = self.objective.power, state.groups, state.q
         most = min(_MOST, _NUMBERS // (2 * state.kernel.dimension) // 64 * 64)
         drawn = draw(state.kernel, state.pi, state.rng, state.draws)
-        found = measure(drawn, as_block(before, groups), n, groups)
+        found = self._weighed(state, drawn)
         if found.moments is not None:
-            state.q, state.pi = self._implied(before, found.moments, groups)
+            state.q, state.pi = self._implied(state, before, found.moments)
         if n > 1 and not (_believed(found) and self._falls(drawn, before, state.q, found, groups)):
             state.q = before
             found = self._descend(state, drawn, found)
@@ -183,22 +200,70 @@ class MomentMatching(FromDenseStart):
         else:
             self._judge(state, found, most)
         asked = state.status is not None or (state.doubtful and state.rounds >= _DOUBTED)
-        if n > 1 and asked and endless(state.kernel, state.pi, state.q, found.outer, power=n):
-            if state.status is Status.CONVERGED and drawn.x.shape[0] < most:
-                # Draws that reach so far may yet show a wider q, of a finite bound.
-                state.status, state.draws = None, min(16 * state.draws, most)
-            else:
-                state.status = Status.INFINITE
+        if n > 1 and asked:
+            self._widen(state, found, most)
         if state.status is None and state.rounds >= self.max_steps:
             state.status = Status.MAX_STEPS
         elif state.status is None and state.doubtful >= _PATIENCE:
             state.status = Status.UNEVEN
 
-    def _implied(self, q: Moments, pi: Moments, groups: list[np.ndarray]) -> tuple[Moments, Moments]:
+    def _weighed(self, state: _State, drawn: Drawn) -> Measured:
+        """The moments of pi at q; even, too, where there is no weight much larger than the draws'."""
+        assert state.q is not None
+        n, block = self.objective.power, as_block(state.q, state.groups)
+        found = measure(drawn, block, n, state.groups)
+        if found.moments is not None and not _believed(found):
+            share = heaviest_share(state.kernel, drawn, state.q, block, found.outer, power=n)
+            found = found._replace(even=share <= SHARE)
+        return found
+
+    def _implied(self, state: _State, q: Moments, pi: Moments) -> tuple[Moments, Moments]:
         """The q that measured moments of pi imply, and what pi then is."""
-        p = surrogate(pi, q, self.objective.power)
-        moved = best(p, groups, self.objective.power)
-        return moved, between(p, moved, self.objective.power) or pi
+        n, groups = self.objective.power, state.groups
+        if len(state.reaches):
+            # Minus the bound's slope in the natural parameters is (n - 1) (moments of q - moments of pi) / n. Moments
+            # moved along it are a step in Fisher's metric; of length 1 / n, Newton's where p is Gaussian and q dense.
+            mean = q.mean + (pi.mean - q.mean) / n
+            spread = q.covariance + (restrict(pi.covariance, groups) - q.covariance) / n
+            return self._covered(state, Moments(mean, spread)), pi
+        p = surrogate(pi, q, n)
+        moved = best(p, groups, n)
+        return moved, between(p, moved, n) or pi
+
+    def _covered(self, state: _State, q: Moments) -> Moments:
+        """q, or the nearest that has all reaches that are known within it."""
+        return covering(q, state.reaches, state.groups, margin=self._margin)
+
+    @property
+    def _margin(self) -> float:
+        return _MARGIN / max(1.0, self.objective.power - 1)
+
+    def _widen(self, state: _State, found: Measured, most: int) -> None:
+        """Widen q until its bound is finite as far as climbs tell; INFINITE where no widening does it."""
+        assert state.q is not None and state.pi is not None
+        q, narrow = state.q, state.narrow or state.q
+        white = np.linalg.inv(np.linalg.cholesky(narrow.covariance))
+        for _ in range(_CUTS):
+            # Asked of a q half the margin nearer to where it is infinite: along what was climbed q is inside by all.
+            nearer = Moments(q.mean, q.covariance / (1 + self._margin / 2))
+            starts = np.concatenate([found.outer, state.ends[-_ENDS:]])
+            if len(state.ends):
+                starts = np.concatenate([starts, q.mean + _DISTANT * (found.outer - q.mean)])
+            more = endless(state.kernel, state.pi, nearer, starts, power=self.objective.power)
+            if not len(more.ends):
+                break
+            state.ends = np.concatenate([state.ends, more.ends])
+            state.reaches = np.concatenate([state.reaches, more.reaches])
+            q = q if more.heavier else self._covered(state, q)
+            if more.heavier or np.linalg.eigvalsh(white @ q.covariance @ white.T)[-1] > _WIDEST:
+                state.q, state.status = narrow, Status.INFINITE
+                return
+        else:
+            state.q, state.status = narrow, Status.INFINITE
+            return
+        if q is not state.q:
+            state.q, state.narrow, state.status, state.doubtful = q, narrow, None, 0
+            state.draws = min(4 * state.draws, most)
 
     def _falls(self, drawn: Drawn, before: Moments, q: Moments, found: Measured, groups: list[np.ndarray]) -> bool:
         """Whether a step is within the error of the moments, or lowers the chi bound of the draws."""
@@ -222,8 +287,8 @@ class MomentMatching(FromDenseStart):
         own = measure(drawn, as_block(state.q, groups), 1.0, groups)
         starts = [state.q]
         if own.moments is not None:
-            covering = best(own.moments, groups, n)
-            starts += [covering, Moments(covering.mean, _WIDER * covering.covariance)]
+            wide = best(own.moments, groups, n)
+            starts += [self._covered(state, m) for m in (wide, Moments(wide.mean, _WIDER * wide.covariance))]
             # Should nothing be seen of pi: the next draws are wide of p.
             state.pi = Moments(own.moments.mean, _WIDER * own.moments.covariance)
         seen = lambda q: measure(drawn, as_block(q, groups), n, groups, plain=True).moments is not None  # noqa: E731
@@ -233,7 +298,7 @@ class MomentMatching(FromDenseStart):
             now = measure(drawn, as_block(q, groups), n, groups, plain=True)
             if now.moments is None:
                 break
-            moved, state.pi = self._implied(q, now.moments, groups)
+            moved, state.pi = self._implied(state, q, now.moments)
             share = 1.0
             while not (there := bound(_blend(q, moved, share))) < at and share > _SHORTEST:
                 share *= 0.5
@@ -243,7 +308,7 @@ class MomentMatching(FromDenseStart):
             if _distance(last, q) < self.tolerance:
                 break
         state.q = q
-        found = measure(drawn, as_block(q, groups), n, groups)
+        found = self._weighed(state, drawn)
         if found.moments is not None:
             state.pi = found.moments
         return found

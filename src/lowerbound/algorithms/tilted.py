@@ -65,7 +65,7 @@ def best(p: Moments, groups: list[np.ndarray], power: float) -> Moments:
 
     Cost: O(p^3) a step, some tens of steps for n > 1 where there is more than one block.
     """
-    blocks = _restrict(p.covariance, groups)
+    blocks = restrict(p.covariance, groups)
     if power == 1 or len(groups) == 1:
         return Moments(p.mean, blocks)
     # In coordinates in which the blocks are the identity, p's precision has a smallest eigenvalue 1 / l, and
@@ -85,7 +85,7 @@ def best(p: Moments, groups: list[np.ndarray], power: float) -> Moments:
 
     at = value(d)
     for _ in range(_STEPS):
-        wanted = np.linalg.inv(_restrict(np.linalg.inv(power * target - (power - 1) * d), groups))
+        wanted = np.linalg.inv(restrict(np.linalg.inv(power * target - (power - 1) * d), groups))
         # A convex function: (wanted - d) points downwards, and a step of 1 / n is Newton's where q is dense.
         step, moved, after = 1 / power, d, at
         while step > 1e-6:
@@ -102,7 +102,8 @@ def best(p: Moments, groups: list[np.ndarray], power: float) -> Moments:
     return Moments(p.mean, _symmetric(root @ np.linalg.inv(d) @ root.T))
 
 
-def _restrict(matrix: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
+def restrict(matrix: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
+    """The matrix with zeros outside of the blocks."""
     out = np.zeros_like(matrix)
     for g in groups:
         out[np.ix_(g, g)] = matrix[np.ix_(g, g)]

@@ -151,5 +151,12 @@ def log_mixture(e: np.ndarray) -> np.ndarray:
     return np.logaddexp(_normal(e), student) - np.log(2)
 
 
+def slope_of_mixture(e: np.ndarray) -> np.ndarray:
+    """The gradient of :func:`log_mixture` ``[m, p]``."""
+    p, nu = e.shape[1], _DEGREES
+    of_normal = 0.5 * np.exp(_normal(e) - log_mixture(e))  # the share of G in r
+    return -e * (of_normal + (1 - of_normal) * (nu + p) / (nu + (e**2).sum(1)))[:, None]
+
+
 def _normal(e: np.ndarray) -> np.ndarray:
     return -0.5 * (e**2).sum(1) - 0.5 * e.shape[1] * np.log(2 * np.pi)
