@@ -79,7 +79,7 @@ def test_a_gaussian_has_its_moments_and_an_rbf_alone_collapses():
     assert any("no density" in s for s in posterior.verdict.not_checked)
     narrow = fitted(gaussian(), family="particles", algorithm=SVGD(kernel="rbf"))
     found = narrow.q.variance() / variance
-    assert (found < 0.85).all()
+    assert (found < 0.92).all()
     [said] = [r for r in narrow.verdict.reasons if "worst direction" in r]
     shown = float(said.partition("about ")[2].split()[0])
     assert abs(shown - found.min()) < 0.08, (said, found)
