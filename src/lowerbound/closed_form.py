@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from lowerbound.algorithms.conjugate_computation import ConjugateComputationVI
-from lowerbound.algorithms.coordinate_ascent import CoordinateAscent, starts_of
+from lowerbound.algorithms.coordinate_ascent import CoordinateAscent, multiplies
 from lowerbound.algorithms.factored import Factored, Sampling
 from lowerbound.algorithms.marginal import marginal, summable
 from lowerbound.algorithms.memoized_vi import MemoizedVI
@@ -114,4 +114,4 @@ def multiplied(model: Model) -> bool:
         factored = Factored.of(random_factors(model))
     except NotClosedForm:
         return False
-    return not factored.bounds and starts_of(factored) > 1
+    return not factored.bounds and multiplies(factored)

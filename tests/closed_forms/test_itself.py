@@ -11,7 +11,7 @@ from scipy.special import betaln, comb
 
 import lowerbound as lb
 from lowerbound.algorithms import CoordinateAscent
-from lowerbound.closed_form import exact, factored_of
+from lowerbound.closed_form import exact, factored_of, multiplied
 from lowerbound.diagnostics.assessment import assess_exact
 from lowerbound.diagnostics.weighing import weigh_up
 from lowerbound.families import FactoredBlock
@@ -96,3 +96,25 @@ def test_a_q_that_only_the_form_of_the_model_calls_exact_is_found_out():
 
     assert found(right) is not None
     assert found(FactoredBlock(factored.blocks, wrong, right.places)) is None
+
+
+def level_and_groups(y):
+    level = numpyro.sample("level", dist.Normal(0, 10))
+    tau = numpyro.sample("tau", dist.HalfNormal(3.0))
+    groups = numpyro.sample("groups", dist.Normal(level, tau).expand([len(y)]).to_event(1))
+    numpyro.sample("y", dist.Normal(groups, 1.0), obs=y)
+
+
+def loadings_and_factors(x):
+    w = numpyro.sample("w", dist.Normal(0, 1).expand([2, 3]).to_event(2))
+    with numpyro.plate("row", len(x)):
+        z = numpyro.sample("z", dist.Normal(0, 1).expand([3]).to_event(1))
+        numpyro.sample("x", dist.Normal(z @ w.T, 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize(
+    "model, data, expected", [(level_and_groups, {"y": Y}, False), (loadings_and_factors, {"x": X}, True)]
+)
+def test_which_latents_multiply_each_other(model, data, expected):
+    """Where they do no Gaussian over thousands of dimensions is near; a hierarchy's arrow is."""
+    assert multiplied(as_model(model, data)) is expected

@@ -286,12 +286,18 @@ def starts_of(factored: Factored) -> int:
         return _STARTS_DISCRETE
     if any(b.name == RESPONSIBILITIES for b in factored.bounds):
         return _STARTS_DISCRETE
+    return _STARTS_PRODUCTS if multiplies(factored) else 1
+
+
+def multiplies(factored: Factored) -> bool:
+    """Whether Gaussian latents of different blocks multiply each other, as factors and loadings do: log p is then of a
+    higher degree than two in them, and has other maxima. (A level and its groups are of degree two.)"""
     gaussian = factored.structure.gaussian
     for t in factored.terms:
-        inside = {id(gaussian[n]) for m, _ in t.moments for n in m.latents if n in gaussian}
-        if len(inside) > 1:
-            return _STARTS_PRODUCTS
-    return 1
+        inside = [id(gaussian[n]) for m, _ in t.moments for n in m.latents if n in gaussian]
+        if len(inside) > 2 and len(set(inside)) > 1:
+            return True
+    return False
 
 
 def about_value(factored: Factored, i: int, name: str, value: Any, natural: Any) -> Any:
