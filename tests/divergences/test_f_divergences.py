@@ -182,12 +182,12 @@ def test_a_mean_without_variance_says_so():
 
 def test_of_terms_with_a_heavy_tail_the_error_is_infinite_or_holds_the_truth():
     # p²/q of N(0, l) and N(0, 1) has the tail shape k = l - 1: a variance only below l = 1.5.
-    for l, share in ((1.2, 0.9), (1.5, 0.5), (1.8, 0.1)):
-        p, q = dist.Normal(0.0, sqrt(l)), dist.Normal(0.0, 1.0)
-        truth = 1 / sqrt(l * (2 - l)) - 1
+    for wide, share in ((1.2, 0.9), (1.5, 0.5), (1.8, 0.1)):
+        p, q = dist.Normal(0.0, sqrt(wide)), dist.Normal(0.0, 1.0)
+        truth = 1 / sqrt(wide * (2 - wide)) - 1
         found = [dv.chi2(p, q, method="monte_carlo", num_draws=10_000, seed=i) for i in range(30)]
         finite = [e for e in found if isfinite(e.se)]
-        assert len(finite) >= share * len(found) if l < 1.5 else len(finite) <= share * len(found)
+        assert len(finite) >= share * len(found) if wide < 1.5 else len(finite) <= share * len(found)
         assert sum(abs(float(e) - truth) > 1.96 * e.se for e in finite) <= 4
         assert all("may have no variance" in e.note for e in found if not isfinite(e.se))
     # Terms that crowd at their greatest value have no tail.
@@ -336,3 +336,15 @@ def test_infinite_with_the_reason():
     for measure in (dv.total_variation, dv.hellinger, dv.jensen_shannon):
         assert 0 < float(measure(normal, gamma)) < 1
         assert "no mass" in dv.hellinger(dist.Uniform(0.0, 1.0), dist.Uniform(2.0, 3.0)).note
+
+
+def test_counts_and_densities_have_nothing_in_common():
+    normal, counts = dist.Normal(0.0, 1.0), dist.Poisson(2.0)
+    greatest = {"kl": inf, "jeffreys": inf, "chi2": inf, "hellinger": 1.0, "jensen_shannon": log(2)}
+    greatest |= {"total_variation": 1.0, "alpha": inf, "renyi": inf}
+    for name, measure in EVERY.items():
+        for p, q in ((normal, counts), (counts, normal)):
+            found = measure(p, q)
+            assert float(found) == pytest.approx(greatest[name]) and "all its mass where" in found.note, name
+    assert float(dv.alpha(normal, counts, order=0.5)) == pytest.approx(4.0)
+    assert float(dv.f_divergence(normal, counts, f=lambda u: np.abs(u - 1) / 2, at_infinity=0.5)) == pytest.approx(1.0)

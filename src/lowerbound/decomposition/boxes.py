@@ -129,7 +129,7 @@ def ended(
     Args:
         log_density: Of the integrand in u.
         where: Its box.
-        anywhere: Whether a cut short of s = 60 counts as well: there u itself is no number any more, as where the latent
+        anywhere: Whether a cut short of s = 60 counts as well: there the latent itself is no number any more, where it
             is e^u. (A density that is 0 from somewhere on has such a cut too.)
     """
     axes, height = _heights(log_density, where, SEARCH[len(where.centre)])
@@ -153,7 +153,9 @@ def ended(
                 rows &= (np.sign(axis) == side) & np.isfinite(profile)
                 v, along = np.abs(axis[rows]), _sums(height, i)[rows] - profile.max()
                 order = np.argsort(v)
-                found = beyond(v[order], along[order], slack=_COARSE_SLACK) if len(v) > 4 else Beyond(math.nan, math.inf)
+                found = (
+                    beyond(v[order], along[order], slack=_COARSE_SLACK) if len(v) > 4 else Beyond(math.nan, math.inf)
+                )
             if found.value != 0.0:
                 out.append((i, side * abs(s), found))
     if len(axes) == 1 and out:

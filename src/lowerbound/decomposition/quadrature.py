@@ -1,9 +1,10 @@
 r"""Up to three dimensions: integrals over the unconstrained vector, with the error that the nodes themselves tell.
 
 The trapezoidal rule converges faster than any power where an analytic integrand dies away at both ends (Trefethen &
-Weideman 2014), as it does on stretched axes (:mod:`lowerbound.decomposition.boxes`). Each integral is taken over two sets
-of nodes with different steps (two shifts of one step can err by the same amount, the same sign too, where the integrand
-is symmetric); their difference is the error that is reported, and the number of nodes grows until it is that of rounding.
+Weideman 2014), as it does on stretched axes (:mod:`lowerbound.decomposition.boxes`). Each integral is taken over two
+sets of nodes with different steps (two shifts of one step can err by the same amount, the same sign too, where the
+integrand is symmetric); their difference is the error that is reported, and the number of nodes grows until it is that
+of rounding.
 
 Where p(x, u) has several modes, each has a box of its own, with the share of p that its Gaussian has in the sum of all.
 
@@ -186,7 +187,7 @@ def _without_limit(evidence: list[float]) -> Decomposition:
         "quadrature",
         ("quadrature of p(x, z)", "q log p(x, z) has no integral", "q log(q / p(z | x)) has no integral"),
         (
-            "log p(x, z) falls faster than the tails of q can bear: E_q[log p(x, z)] has no limit, and KL(q ‖ p(z | x)) is "
+            "log p(x, z) falls faster than the tails of q can bear: E_q[log p(x, z)] has no limit, and the KL is "
             "infinite. Take a q with lighter tails.",
         ),
     )

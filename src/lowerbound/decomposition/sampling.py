@@ -54,7 +54,7 @@ def by_sampling(target: Target, *, num_draws: int, seed: int) -> Decomposition:
         reasons.append(
             heavy
             or heavy_too
-            or "draws of q have p(x, z) = 0, or a log density that is not a number, so that KL(q ‖ p(z | x)) is infinite"
+            or "draws of q have p(x, z) = 0, or a log density that is no number, so that KL(q ‖ p(z | x)) is infinite"
         )
     else:
         kl = Estimate(kl.value + second.log_evidence, float(np.hypot(kl.se, second.log_evidence_se)))
@@ -67,7 +67,8 @@ def by_sampling(target: Target, *, num_draws: int, seed: int) -> Decomposition:
         (
             f"importance weights, {len(first.draws):,} draws, k-hat {first.pareto_k:.2f}",
             f"{num_draws:,} draws of q{_unknown(elbo)}",
-            f"{num_draws:,} other draws of q; p(z | x) normalised by {len(second.draws):,} draws of its own{_unknown(kl)}",
+            f"{num_draws:,} other draws of q; p(z | x) normalised by {len(second.draws):,} draws of its own"
+            + _unknown(kl),
         ),
         tuple(r for r in reasons if r),
     )

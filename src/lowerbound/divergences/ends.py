@@ -1,7 +1,7 @@
 r"""What lies beyond the last node of an integral, and whether it has a limit at all.
 
-In coordinates in which tails are exponential, f(v) → e^A e^(-c v) v^a: the powers x^-ν of a density are exponentials, and
-its logarithms are the powers v^a. A, c and a are read off log f over the last stretch before the end, and
+In coordinates in which tails are exponential, f(v) → e^A e^(-c v) v^a: the powers x^-ν of a density are exponentials,
+and its logarithms are the powers v^a. A, c and a are read off log f over the last stretch before the end, and
 
     ∫_V^∞ f dv = f(V)/c ∫_0^∞ e^-y (1 + y/(c V))^a dy        where c > 0,        infinite where c <= 0 (and a >= -1).
 

@@ -3,7 +3,8 @@ r"""f-divergences by sampling: half of the draws from p, half from q.
 With m = (p + q)/2, D_f = E_m[q f(p/q) / m], and terms are never larger than f(0) + f'(∞) (twice either half): under m
 total variation, Jensen-Shannon and Hellinger have bounded terms whatever p and q are, and those of KL grow as the log
 ratio. (p - q)/m lies between -2 and 2 and has mean zero; its regression is taken out, which near p = q removes all of
-the first order. Of terms without a bound the tail is counted in the standard error (:mod:`lowerbound.divergences.heavy`).
+the first order. Of terms without a bound the tail is counted in the standard error
+(:mod:`lowerbound.divergences.heavy`).
 """
 
 from __future__ import annotations
