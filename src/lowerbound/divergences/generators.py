@@ -195,17 +195,17 @@ def user(f: Callable[[Any], Any], at_zero: float | None, at_infinity: float | No
     def left(t: np.ndarray) -> np.ndarray:
         return values(np.exp(t))
 
-    def slope(t: np.ndarray) -> np.ndarray:
+    def over_ratio(t: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
             u = np.exp(t)
             return values(u) / u
 
     def right(t: np.ndarray) -> np.ndarray:
-        out = slope(np.minimum(t, _LARGEST))
+        out = over_ratio(np.minimum(t, _LARGEST))
         if not (t > _LARGEST).any():
             return out
         # Beyond the largest u, f(u)/u goes on as the power of t = log u that it is before it: the first of u log u.
-        middle, last = slope(np.array([_LARGEST / 2, _LARGEST]))
+        middle, last = over_ratio(np.array([_LARGEST / 2, _LARGEST]))
         with np.errstate(all="ignore"):
             power = np.log2(last / middle)
             growth = (np.maximum(t, _LARGEST) / _LARGEST) ** (power if np.isfinite(power) else 0.0)

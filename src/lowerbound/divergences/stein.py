@@ -79,7 +79,7 @@ def stein(
             f"the score of p is not finite at {bad.sum()} of {len(x)} draws of q, the first {x[bad][0][:4]}; needed: "
             "draws inside p's support, where its log density has a derivative."
         )
-    width = median_distance(x, x[:0]) if scales is None else scales[0]
+    width = median_distance(x, x[:0]) if not scales else scales[0]
     n = len(x)
     found = pair_mean(lambda rows: stein_kernel(x[rows], scores[rows], x, scores, width), n)
     value = found.value if statistic == "u" else ((n - 1) * found.value + found.diagonal) / n
