@@ -184,6 +184,55 @@ def test_q_beyond_the_support_has_an_infinite_kl():
     assert "-inf + inf" in str(got)
 
 
+def normal(y):
+    z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+def counts(y):
+    rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Poisson(rate), obs=y)
+
+
+def signless(y):
+    z = numpyro.sample("z", dist.Normal(0.0, 10.0))
+    halves = dist.Categorical(jnp.array([0.5, 0.5]))
+    numpyro.sample("y", dist.MixtureSameFamily(halves, dist.Normal(jnp.stack([z, -z], -1), 0.1)), obs=y)
+
+
+@pytest.mark.parametrize("q", [dist.StudentT(2.0), dist.Cauchy(0.0, 1.0), None])
+def test_tails_of_q_that_log_p_has_no_mean_under(q):
+    # E z² of both, and E rate of a half-Cauchy (whose unconstrained tail is exponential), do not exist.
+    model, y, q = (normal, 1.0, q) if q is not None else (counts, np.array([3, 1, 4]), dist.HalfCauchy(1.0))
+    got = lb.decompose(model, {"y": y}, q)
+    assert (got.elbo.value, got.kl.value, got.route) == (-math.inf, math.inf, "quadrature")
+    assert np.isfinite(got.log_evidence.value) and "has no limit" in got.reasons[0]
+
+
+@pytest.mark.parametrize("df", [2.02, 3.0])
+def test_next_to_that_border_what_lies_beyond_the_nodes_counts(df):
+    # The posterior is N(1/2, 1/2), and E (z - 1/2)² = ν/(ν - 2) + 1/4.
+    exact = 0.5 * math.log(math.pi) + df / (df - 2) + 0.25 - float(stats.t(df).entropy())
+    got = lb.decompose(normal, {"y": 1.0}, dist.StudentT(df))
+    assert abs(got.kl.value - exact) < max(1e-9, 2 * got.kl.se) < 1e-6
+
+
+def test_draws_under_heavy_tails_say_so():
+    for df, kl in ((1.5, math.inf), (2.0, None)):
+        got = lb.decompose(normal, {"y": 1.0}, dist.StudentT(df), route="sampling")
+        assert got.kl.value == kl if kl else got.kl.se == math.inf
+        assert "tail shape k-hat" in got.reasons[0] and "no mean" in got.reasons[0]
+
+
+def test_two_modes_far_apart_are_both_integrated():
+    evidence = stats.norm(0.0, math.sqrt(100.01)).logpdf(7.0)
+    got = lb.decompose(signless, {"y": 7.0}, dist.Normal(7.0, 0.1))
+    assert got.log_evidence.value == pytest.approx(evidence, abs=1e-6)
+    # q is all but the posterior of one of the two, log 2 from that of both.
+    assert got.kl.value == pytest.approx(math.log(2), abs=1e-4) and abs(got.residual) < 1e-9
+
+
 # -- sampling ------------------------------------------------------------------------------------------
 
 

@@ -89,6 +89,12 @@ def test_the_model_of_a_posterior_has_a_score(posteriors):
     assert float(by_site) == pytest.approx(float(dv.stein(p, p, num_draws=300, bandwidth=0.4)), rel=1e-6)
 
 
+def test_a_posterior_and_its_own_draws_are_two_sets(simple):
+    own = simple.sample(400)
+    assert 0 < dv.energy(simple, own, permutations=99, num_draws=400).p_value < 1
+    assert abs(float(dv.kl(simple, own))) < 0.2  # draws of p that are draws of q are refused
+
+
 def test_how_an_answer_reads():
     e = dv.kl(NORMAL, dist.Normal(1.0, 1.0))
     assert isinstance(e, dv.Estimate) and repr(e) == "0.5 (exact: closed form of two Gaussians)"
@@ -98,6 +104,34 @@ def test_how_an_answer_reads():
     assert f"{e}" == repr(e)
     with pytest.raises(AttributeError):
         e.value = 1.0
+
+
+def test_an_answer_is_a_number_with_an_error():
+    e, other = dv.Estimate(0.25, 0.012), dv.Estimate(0.5, 0.03)
+    assert e == 0.25 and np.float64(0.25) == e and e == np.float64(0.25) and e != 0.3 and e != other and e != "0.25"
+    assert e == dv.Estimate(0.25, 0.012) and e != dv.Estimate(0.25, 0.013) and len({e, 0.25}) == 1
+    assert dv.kl(NORMAL, NORMAL) == 0
+    assert np.sqrt(e) == 0.5 and np.asarray([e, other]).tolist() == [0.25, 0.5] and np.asarray(e).dtype == float
+    # The delta method, by simulation of normal errors.
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(x.value, x.se, 200_000) for x in (e, other))
+    cases = {
+        "+": (e + other, a + b),
+        "-": (e - other, a - b),
+        "*": (e * other, a * b),
+        "/": (e / other, a / b),
+        "number": (2 * e - 1 / other + np.float64(3.0), 2 * a - 1 / b + 3),
+        "sum": (sum([e, other]), a + b),
+        "negative": (abs(-e), a),
+    }
+    for name, (found, draws) in cases.items():
+        assert isinstance(found, dv.Estimate), name
+        assert found.se == pytest.approx(draws.std(), rel=0.03) and abs(found.value - draws.mean()) < 0.02, name
+    exact = dv.kl(NORMAL, dist.Normal(1.0, 1.0))
+    assert repr(2 * exact) == "1 (exact: closed form of two Gaussians)" and not (exact + e).exact
+    assert (0 * dv.Estimate(1.0, np.inf)).se == 0 and (dv.Estimate(1.0, np.inf) + 1).se == np.inf
+    with pytest.raises(TypeError):
+        e + "1"
 
 
 WRONG = {
@@ -116,7 +150,11 @@ WRONG = {
         IncompatibleError,
         r"event shapes \(3,\) and \(\)",
     ),
-    "kinds": (lambda: dv.kl(dist.Poisson(1.0), NORMAL), IncompatibleError, "one is discrete"),
+    "improper": (
+        lambda: dv.kl(NORMAL, dist.ImproperUniform(dist.constraints.real, (), ())),
+        IncompatibleError,
+        "q is ImproperUniform, which is improper",
+    ),
     "a point": (lambda: dv.total_variation(NORMAL, dist.Delta(0.0)), IncompatibleError, "q is Delta.*no density"),
     "a scale": (
         lambda: dv.kl(dist.Normal(0.0, -1.0, validate_args=False), NORMAL),
@@ -172,6 +210,33 @@ WRONG = {
     "counts": (lambda: dv.energy({"a": X, "b": X[:5]}, {"a": X, "b": X}), DataError, "different number of draws"),
     "empty": (lambda: dv.energy({}, X), DataError, "empty mapping"),
     "a word": (lambda: dv.energy("draws", X), IncompatibleError, "p is str 'draws'; needed: draws"),
+    "none": (lambda: dv.energy(None, X), IncompatibleError, "p is NoneType None; needed: draws"),
+    "no draws": (lambda: dv.energy(np.empty((0, 2)), X), DataError, r"p has shape \(0, 2\), and so no draws"),
+    "complex": (lambda: dv.energy(X + 1j, X), DataError, "p has complex numbers"),
+    "kernel of a shape": (
+        lambda: dv.mmd(X, Y, kernel=lambda a, b: np.ones(3)),
+        IncompatibleError,
+        r"gave shape \(3,\)",
+    ),
+    "kernel of nan": (
+        lambda: dv.mmd(X, Y, kernel=lambda a, b: np.full((len(a), len(b)), np.nan)),
+        DataError,
+        "the kernel is nan at",
+    ),
+    "kernel that fails": (lambda: dv.mmd(X, Y, kernel=lambda a, b: a @ b), IncompatibleError, "the kernel failed at"),
+    "scores of none": (lambda: dv.stein(NORMAL, NORMAL, num_draws=1), DataError, "num_draws is 1; needed.*10 or more"),
+    "scores of a part": (lambda: dv.stein(NORMAL, NORMAL, num_draws=20.5), DataError, "num_draws is 20.5"),
+    "density of vectors": (
+        lambda: dv.stein(lambda z: -(z**2), X[:, None]),
+        IncompatibleError,
+        r"p gave .* of shape \(1,\)",
+    ),
+    "density that fails": (
+        lambda: dv.stein(lambda z: z @ z.T @ z, X),
+        IncompatibleError,
+        "p failed at a draw of shape",
+    ),
+    "bandwidths": (lambda: dv.stein(NORMAL, X, bandwidth=[1.0, 2.0]), DataError, "needed: one number, or None"),
     "one number": (lambda: dv.energy(3.0, X), DataError, "p is the number 3.0"),
     "kernel": (lambda: dv.mmd(X, Y, kernel="gauss"), UnknownNameError, "Did you mean 'gaussian'"),
     "bandwidth": (lambda: dv.mmd(X, Y, bandwidth=0.0), DataError, "bandwidth is 0.0; needed: a positive"),
@@ -212,6 +277,13 @@ def test_posteriors_that_cannot_be_compared(posteriors, simple):
         dv.energy(p, simple)
     with pytest.raises(IncompatibleError, match="draws by site"):
         dv.stein(p, X)
+    for n in (1, 3):
+        with pytest.raises(DataError, match=f"q has {n} draws; needed: 10 or more"):
+            dv.stein(simple, {"mu": X[:n]})
+    with pytest.raises(IncompatibleError, match=r"site 'mu': draws of q have shape \(40, 1\)"):
+        dv.stein(simple, {"mu": X[:, None]})
+    with pytest.raises(DataError, match="one number of draws of every site"):
+        dv.stein(p, {"mu": X})
     with pytest.warns(lb.errors.TrustWarning, match="point mass"):
         point = lb.fit(one, {"y": DATA}, algorithm="maximum", family="point_mass", escalate=False)
     with pytest.raises(IncompatibleError, match="is made of points"):

@@ -54,7 +54,21 @@ def test_f_divergences(name):
     def one(i: int) -> dv.Estimate:
         return measure(P, Q, method="monte_carlo", num_draws=2000, seed=i)
 
-    assert 0.93 < coverage(one, truth) < 0.97
+    # Of unbounded terms the tail is counted at k-hat and one of its errors more: with 1,000 of them that shows.
+    assert 0.93 < coverage(one, truth) < (0.985 if name == "jeffreys" else 0.97)
+
+
+@pytest.mark.parametrize("k", [0.2, 0.3, 0.4, 0.5])
+def test_where_terms_have_next_to_no_variance(k):
+    # Terms of chi2 of N(0, 1 + k) and N(0, 1) have the tail shape k.
+    p, q = dist.Normal(0.0, np.sqrt(1 + k)), dist.Normal(0.0, 1.0)
+    truth = 1 / np.sqrt((1 + k) * (1 - k)) - 1
+    found = [dv.chi2(p, q, method="monte_carlo", seed=i) for i in range(300)]
+    finite = [e for e in found if np.isfinite(e.se)]
+    covered = [abs(e.value - truth) <= 1.96 * e.se for e in finite]
+    # At 1/2 a fifth are left, of which a binomial error of two is allowed for.
+    assert np.mean(covered) >= 0.93 - (2 * np.sqrt(0.05 * 0.95 / len(finite)) if k == 0.5 else 0)
+    assert len(finite) > 0.9 * len(found) if k < 0.25 else len(finite) < 0.97 * len(found)
 
 
 def test_in_three_dimensions():

@@ -121,8 +121,44 @@ def test_wasserstein_of_distributions():
     found = dv.wasserstein(*(dist.MultivariateNormal(jnp.zeros(2), jnp.asarray(c)) for c in (left, right)))
     cross = np.sqrt(np.linalg.eigvals(left @ right)).sum()  # tr (A B)^½
     assert float(found) ** 2 == pytest.approx(np.trace(left + right) - 2 * cross, rel=1e-5)
-    # No means, or no quantile function in NumPyro: draws, with an error.
-    assert dv.wasserstein(dist.Cauchy(0.0, 1.0), dist.Cauchy(0.0, 2.0), order=1).se > 0
+    # No quantile function in NumPyro: draws, with an error.
+    assert 0 < dv.wasserstein(dist.Gamma(2.0, 1.0), dist.Gamma(3.0, 1.0), order=1).se < np.inf
+
+
+def test_moments_that_do_not_exist():
+    normal, cauchy = dist.Normal(0.0, 1.0), dist.Cauchy(0.0, 1.0)
+    for p, order, side in [
+        (cauchy, 1, "lower and upper"),
+        (dist.StudentT(1.5), 2, "lower"),
+        (dist.HalfCauchy(1.0), 1, "upper"),
+    ]:
+        found = dv.wasserstein(p, normal, order=order)
+        assert float(found) == np.inf and f"has no limit in the {side}" in found.note and found.exact
+    # Of both in one tail: what is left is not known.
+    assert dv.wasserstein(cauchy, dist.Cauchy(0.0, 2.0), order=1).se == np.inf
+    # A mean, and no variance of the mean.
+    found = dv.wasserstein(dist.StudentT(1.5), normal, order=1)
+    assert found.se == np.inf and "E|X|^2 of p has no limit" in found.note and np.isfinite(float(found))
+    assert dv.energy(cauchy, normal).se == np.inf and dv.energy(dist.StudentT(1.5), normal).se < np.inf
+    assert dv.mmd(cauchy, normal, kernel="polynomial").se == np.inf
+    assert dv.mmd(cauchy, normal).se < np.inf and dv.mmd(normal, Q, kernel="polynomial").se < np.inf
+    # Of draws by their tails: those of a Cauchy, and none of a normal or an exponential.
+    rng = np.random.default_rng(0)
+    found = dv.wasserstein(rng.standard_cauchy(1000), normals(1, 1000))
+    assert found.se == np.inf and "k-hat" in found.note
+    assert dv.wasserstein(rng.exponential(size=1000), normals(1, 1000)).se < np.inf
+
+
+def test_plans_do_not_care_for_units():
+    pytest.importorskip("ot")
+    x, y = normals(0, 60, shape=(2,), mean=0.3), normals(1, 50, shape=(2,))
+    for method in ("exact", "entropic"):
+        for order in (1, 2):
+            at_one = dv.wasserstein(x, y, order=order, method=method)
+            for unit in (1e-7, 1e7):
+                found = dv.wasserstein(unit * x, unit * y, order=order, method=method)
+                assert float(found) == pytest.approx(unit * float(at_one), rel=1e-6)
+                assert found.se == pytest.approx(unit * at_one.se, rel=1e-4)
 
 
 def test_transport_on_the_line():

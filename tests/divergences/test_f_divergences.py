@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from scipy.special import beta
+from scipy.stats import t as student
 
 from lowerbound import divergences as dv
 
@@ -178,6 +180,77 @@ def test_a_mean_without_variance_says_so():
     assert found.se == inf and "cannot be believed" in found.note and "± inf" in repr(found)
 
 
+def test_of_terms_with_a_heavy_tail_the_error_is_infinite_or_holds_the_truth():
+    # p²/q of N(0, l) and N(0, 1) has the tail shape k = l - 1: a variance only below l = 1.5.
+    for wide, share in ((1.2, 0.9), (1.5, 0.5), (1.8, 0.1)):
+        p, q = dist.Normal(0.0, sqrt(wide)), dist.Normal(0.0, 1.0)
+        truth = 1 / sqrt(wide * (2 - wide)) - 1
+        found = [dv.chi2(p, q, method="monte_carlo", num_draws=10_000, seed=i) for i in range(30)]
+        finite = [e for e in found if isfinite(e.se)]
+        assert len(finite) >= share * len(found) if wide < 1.5 else len(finite) <= share * len(found)
+        assert sum(abs(float(e) - truth) > 1.96 * e.se for e in finite) <= 4
+        assert all("may have no variance" in e.note for e in found if not isfinite(e.se))
+    # Terms that crowd at their greatest value have no tail.
+    assert isfinite(dv.kl(dist.Normal(0.0, 1.0), dist.Normal(0.7, 1.3), method="monte_carlo").se)
+
+
+# -- tails on the line -----------------------------------------------------------------------------------------
+
+NO_LIMIT = {
+    "cauchy": (dist.Cauchy(0.0, 1.0), dist.Laplace(0.0, 1.0), "lower"),
+    "half cauchy": (dist.HalfCauchy(1.0), dist.Exponential(1.0), "upper"),
+    "student": (dist.StudentT(2.0), dist.Normal(0.0, 1.0), "lower"),
+    "inverse gamma": (dist.InverseGamma(1.0, 1.0), dist.Gamma(2.0, 1.0), "upper"),
+    "pareto": (dist.Pareto(1.0, 1.0), dist.Exponential(1.0), "upper"),
+    "near zero": (dist.Exponential(1.0), dist.InverseGamma(1.0, 1.0), "lower"),
+}
+
+
+@pytest.mark.parametrize("case", NO_LIMIT)
+def test_a_tail_that_falls_as_one_over_x_has_no_limit(case):
+    p, q, side = NO_LIMIT[case]
+    found = dv.kl(p, q)
+    assert float(found) == inf and f"no limit in the {side} tail" in found.note
+
+
+def test_every_relative_of_kl_sees_that_tail():
+    p, q = NO_LIMIT["cauchy"][:2]
+    measures = (
+        dv.jeffreys,
+        lambda a, b: dv.alpha(a, b, order=1.0),
+        lambda a, b: dv.renyi(a, b, order=1.0),
+        lambda a, b: dv.f_divergence(a, b, f=lambda u: u * np.log(u)),
+    )
+    for measure in measures:
+        assert float(measure(p, q)) == inf
+    # ∫ p²/q = ∫ 1/(2 (1 - x)): next to an end other than 0, where x has few digits.
+    assert float(dv.chi2(dist.Kumaraswamy(1.0, 1.0), dist.Beta(1.0, 2.0))) == inf
+    found = dv.chi2(dist.Kumaraswamy(1.0, 1.0), dist.Beta(1.0, 1.5))
+    assert float(found) == pytest.approx(1 / (1.5 * 0.5) - 1, rel=1e-8) and found.exact
+
+
+@pytest.mark.parametrize("df", [2.001, 2.02, 2.05, 2.4])
+def test_next_to_the_border_what_lies_beyond_the_largest_number_counts(df):
+    # KL = E x²/2 + log √(2π) - H, with E x² = ν/(ν - 2).
+    exact = 0.5 * df / (df - 2) + 0.5 * log(2 * pi) - float(student(df).entropy())
+    found = dv.kl(dist.StudentT(df), dist.Normal(0.0, 1.0))
+    assert float(found) == pytest.approx(exact, rel=1e-8) and found.exact
+    assert ("continued" in found.exact) == (df < 2.04)
+    # E|x| = 2 √ν / ((ν - 1) B(1/2, ν/2)).
+    df = df - 1
+    mean = 2 * sqrt(df) / ((df - 1) * beta(0.5, df / 2))
+    found = dv.kl(dist.StudentT(df), dist.Laplace(0.0, 1.0))
+    assert float(found) == pytest.approx(log(2) + mean - float(student(df).entropy()), rel=1e-8)
+
+
+def test_a_ratio_that_grows_beyond_all_bounds_under_a_tail_that_falls_faster():
+    # E e^-x of Laplace(0, s) is 1/(1 - s²): KL to Gumbel(0, 1) is finite for s < 1 only.
+    s = 0.9
+    found = dv.kl(dist.Laplace(0.0, s), dist.Gumbel(0.0, 1.0))
+    assert float(found) == pytest.approx(1 / (1 - s * s) - 1 - log(2 * s), rel=1e-8)
+    assert float(dv.kl(dist.Laplace(0.0, 1.2), dist.Gumbel(0.0, 1.0))) == inf
+
+
 # -- laws ------------------------------------------------------------------------------------------------------
 
 LAWS = ["normal", "gamma", "beta", "laplace", "poisson", "categorical"]
@@ -263,3 +336,15 @@ def test_infinite_with_the_reason():
     for measure in (dv.total_variation, dv.hellinger, dv.jensen_shannon):
         assert 0 < float(measure(normal, gamma)) < 1
         assert "no mass" in dv.hellinger(dist.Uniform(0.0, 1.0), dist.Uniform(2.0, 3.0)).note
+
+
+def test_counts_and_densities_have_nothing_in_common():
+    normal, counts = dist.Normal(0.0, 1.0), dist.Poisson(2.0)
+    greatest = {"kl": inf, "jeffreys": inf, "chi2": inf, "hellinger": 1.0, "jensen_shannon": log(2)}
+    greatest |= {"total_variation": 1.0, "alpha": inf, "renyi": inf}
+    for name, measure in EVERY.items():
+        for p, q in ((normal, counts), (counts, normal)):
+            found = measure(p, q)
+            assert float(found) == pytest.approx(greatest[name]) and "all its mass where" in found.note, name
+    assert float(dv.alpha(normal, counts, order=0.5)) == pytest.approx(4.0)
+    assert float(dv.f_divergence(normal, counts, f=lambda u: np.abs(u - 1) / 2, at_infinity=0.5)) == pytest.approx(1.0)

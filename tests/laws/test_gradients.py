@@ -166,6 +166,25 @@ def test_allowed_gradients_agree_in_expectation(which, gradient):
     assert np.abs(slope.mean(0)).max() > 0.05  # there is something to agree on
 
 
+def test_of_a_discrepancy_there_is_no_log_q_to_leave_out():
+    with float64():
+        family, noise = families.Dense(), np.random.default_rng(0).standard_normal((20, 2))
+        parameters = {k: jnp.asarray(v) for k, v in family.parameters(_WIDE).items()}
+        objective = objectives.KernelStein(20)
+
+        def surrogate(phi, gradient):
+            found = gradient.surrogate(objective, Target(_curved), family.from_parameters, phi, noise)
+            return found.surrogate, (found.value, found.elbo)
+
+        one, other = (
+            jax.grad(lambda phi, g=g: surrogate(phi, g), has_aux=True)(parameters)
+            for g in (gradients.Reparameterized(), gradients.StickingTheLanding())
+        )
+    gradients.check_pair(objective, gradients.StickingTheLanding())
+    for a, b in zip(jax.tree_util.tree_leaves(one), jax.tree_util.tree_leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
 @pytest.mark.parametrize("which", [3, 4, 5])
 def test_sticking_the_landing_is_biased_for_bounds_of_several_draws(which):
     """The score that it leaves out has the mean zero only where its weights are fixed."""

@@ -168,3 +168,31 @@ def test_what_takes_too_long_is_left():
     assert within(0.05, for_ever) is None
     assert within(5.0, lambda: 3) == 3
     assert within(0, lambda: 3) is None
+
+
+def test_numbers_that_the_model_cannot_have():
+    coin = Model(prior=Beta(1, 1), likelihood=lambda z: Bernoulli(z))
+    with pytest.raises(lb.errors.DataError, match=r"x = 0.5, and p\(x \| z\) is Bernoulli\(z\); needed: one of 0, 1"):
+        coin.derivation(Beta(2, 2)).check({"x": 0.5})
+    draws = Model(prior=Beta(1, 1), likelihood=lambda z: Binomial(5, z))
+    with pytest.raises(lb.errors.DataError, match=r"x = 6, and .*needed: a count"):
+        draws.derivation(Beta(2, 2)).check({"x": 6})
+    counts = Model(prior=Gamma(2, 1), likelihood=lambda z: Poisson(z))
+    for x in (-1, 1.5):
+        with pytest.raises(lb.errors.DataError, match=f"x = {x}, and .*needed: a count"):
+            counts.derivation(Gamma(2, 2)).check({"x": x})
+    two = Model(prior=Categorical(["w", "v", None]), likelihood=lambda k: Poisson(k + 1))
+    with pytest.raises(lb.errors.DataError, match=r"has the probability -v - w \+ 1 = -0.2 at"):
+        two.derivation(Categorical([0.2, 0.3, None])).check({"x": 2, "w": 0.5, "v": 0.7})
+    with pytest.raises(lb.errors.ModelError, match=r"sum to 1.1.*; needed: 1"):
+        Categorical([0.5, 0.6])
+    with pytest.raises(lb.errors.ModelError, match=r"the last probability is -0\.1"):
+        Categorical([0.5, 0.6, None])
+    with pytest.raises(lb.errors.ModelError, match="needed: a probability below 1"):
+        Bernoulli(1.5)
+    assert Categorical([0.1] * 10).support == tuple(range(10))
+
+
+def test_a_distribution_reads_as_it_is_written():
+    assert repr(Model(prior=Beta(1, 1), likelihood=lambda z: Bernoulli(z)).posterior) == "Beta(x + 1, 2 - x)"
+    assert repr(Normal("m", 2)) == "Normal(m, 2)"

@@ -8,9 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpyro.distributions import Distribution
 
-from lowerbound.divergences.laws import Given, check_counts, check_parameters, described
+from lowerbound.divergences.laws import Given, check_counts, check_parameters, check_proper, described
 from lowerbound.errors import DataError, IncompatibleError
 from lowerbound.posterior import Posterior
+
+#: First seed of draws that are made here: never one that a person would give to ``posterior.sample``, whose draws would
+#: else be compared with themselves.
+_FIRST_SEED = 0x5EED << 32
 
 
 class Draws(NamedTuple):
@@ -81,7 +85,7 @@ def _by_site(side: str, a: Any, n: int, seed: int, notes: list[str]) -> dict[str
     if isinstance(a, Posterior):
         if a.corrected:
             notes.append(f"draws of {side} are repaired ones, {a.effective:.0f} effective: se is as if all were")
-        return {k: v for k, v in a.sample(n, seed=seed).items()}
+        return {k: v for k, v in a.sample(n, seed=_FIRST_SEED + seed).items()}
     if isinstance(a, Distribution):
         if a.batch_shape:
             raise IncompatibleError(
@@ -89,28 +93,42 @@ def _by_site(side: str, a: Any, n: int, seed: int, notes: list[str]) -> dict[str
                 f"For independent elements use {side}.to_event({len(a.batch_shape)})."
             )
         check_parameters(side, a)
+        check_proper(side, a)
         return {None: np.asarray(Given(a).sample(n, (seed,)), np.float64)}
     if isinstance(a, Mapping):
         if not a:
             raise DataError(f"{side} is an empty mapping; needed: draws by site.")
-        out: dict[str | None, np.ndarray] = {k: _numbers(side, v, k) for k, v in a.items()}
+        out: dict[str | None, np.ndarray] = {k: numbers(side, v, k) for k, v in a.items()}
         counts = {k: len(v) for k, v in out.items()}
         if len(set(counts.values())) > 1:
             raise DataError(f"{side} has a different number of draws by site: {counts}. Needed: one number.")
         return out
-    return {None: _numbers(side, a, None)}
+    return {None: numbers(side, a, None)}
 
 
-def _numbers(side: str, a: Any, name: str | None) -> np.ndarray:
+def numbers(side: str, a: Any, name: str | None) -> np.ndarray:
+    """Draws as an array of finite numbers ``[n, ...]``, or an error that says what came."""
     try:
-        out = np.asarray(a, np.float64)
+        raw = np.asarray(a)
+        out = None if a is None or raw.dtype.kind == "c" else raw.astype(np.float64)
     except (TypeError, ValueError):
+        raw = out = None
+    if raw is not None and raw.dtype.kind == "c":
+        raise DataError(
+            f"{_where(name)}{side} has complex numbers (shape {raw.shape}); needed: real ones. Compare real and "
+            "imaginary parts as two columns."
+        )
+    if out is None:
         raise IncompatibleError(
             f"{_where(name)}{side} is {described(a)}; needed: draws (an array [n, ...], or a mapping of them by site), "
             "a NumPyro distribution, or a posterior of lowerbound."
-        ) from None
+        )
     if out.ndim == 0:
         raise DataError(f"{_where(name)}{side} is the number {out}; needed: draws, [n] or [n, ...].")
+    if not out.size:
+        raise DataError(
+            f"{_where(name)}{side} has shape {out.shape}, and so no draws; needed: [n] or [n, ...] with some."
+        )
     bad = ~np.isfinite(out)
     if bad.any():
         row = int(np.argwhere(bad)[0][0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ from numpyro.distributions import Distribution
 from scipy.special import ndtr
 
 from lowerbound.divergences.closed import gaussian
-from lowerbound.divergences.draws import draws
+from lowerbound.divergences.draws import draws, joined
 from lowerbound.divergences.estimate import Estimate
 from lowerbound.divergences.kernels import distances
 from lowerbound.divergences.laws import Given
+from lowerbound.divergences.moments import doubt
 from lowerbound.divergences.two_sample import check_permutations, permutation_test, u_statistic
 
 
@@ -30,7 +32,10 @@ def energy(p: Any, q: Any, *, permutations: int = 0, num_draws: int = 1000, seed
         seed: Of draws and permutations.
 
     Returns:
-        Exact, between two univariate Gaussian distributions.
+        Exact, between two univariate Gaussian distributions. With an infinite error, and the reason, where means do not
+        exist, or the draws' tails say so. Where p and q are near, an estimate that comes out low has a low error too:
+        intervals of 95% held 89, 92 and 93% with 150 and 250, 300 and 500, 1,000 and 1,000 draws of an exponential and
+        a gamma distribution.
 
     Raises:
         DataError: too few draws, or not finite.
@@ -51,7 +56,9 @@ def energy(p: Any, q: Any, *, permutations: int = 0, num_draws: int = 1000, seed
 
     value, se = u_statistic(kernel, x, y)
     test = permutation_test(kernel, x, y, permutations=permutations, seed=seed) if permutations else None
-    return Estimate(value, se, note=note, p_value=test)
+    # E‖x - Y‖ - E‖x - X'‖ is bounded in x, so that the error needs means alone.
+    why = doubt(p, q, x, y, order=1, bounded=True)
+    return Estimate(value, inf if why else se, note=joined(why, note), p_value=test)
 
 
 def _distance(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:

@@ -23,10 +23,14 @@ from lowerbound.divergences.monte_carlo import sampled
 from lowerbound.divergences.neighbours import neighbours_kl
 from lowerbound.divergences.quadrature import quadrature
 from lowerbound.divergences.sums import Integral, summed
-from lowerbound.divergences.supports import discrete, scalar
+from lowerbound.divergences.supports import discrete, scalar, singular
 from lowerbound.errors import IncompatibleError, unknown_name
 from lowerbound.posterior import Posterior
 
+_SINGULAR = (
+    "one is discrete and the other has a density",
+    "each has all its mass where the other has none: for a distance between them take mmd, energy or wasserstein",
+)
 METHODS = ("auto", "closed", "sum", "quadrature", "monte_carlo")
 
 
@@ -45,7 +49,10 @@ def kl(
         seed: Of those.
 
     Returns:
-        Infinite, with the reason, where p has mass and q has none.
+        Infinite, with the reason, where p has mass and q has none, or where the integral has no limit in a tail.
+        Sampled, with an infinite error where the terms may have no variance. Where densities differ in their tails
+        alone, most of few draws say nothing: with 1,000 of Laplace and t(3) intervals of 95% held 94% for ``kl``, 92%
+        for ``jensen_shannon`` and 88% for ``hellinger``.
 
     Raises:
         IncompatibleError: an argument has no density (a point mass), they live on different spaces, or the route that
@@ -114,8 +121,10 @@ def chi2(p: Any, q: Any, *, method: str = "auto", num_draws: int = 20_000, seed:
 
     Arguments as of :func:`kl`.
 
-    The variance of importance weights p/q under q. Sampled, its terms grow as p/q: where they have no variance,
-    ``se`` is infinite.
+    The variance of importance weights p/q under q. Sampled, its terms grow as p/q: where they may have no variance, by
+    k-hat and its own error, ``se`` is infinite. (From 20,000 draws of N(0, l) and N(0, 1), of the shape k = l - 1, at
+    k = 0.2, 0.3, 0.4, 0.5, 0.6 and 0.8 it was finite in 99, 90, 51, 19, 4 and 0% of 300 to 500 repeats, and intervals
+    of 95% with it held 97, 98, 96, 95 and 92%.)
     """
     pair = laws(p, q, what="chi2")
     return _affine(pair, 2.0, method, num_draws, seed, _expm1, _exp)
@@ -283,6 +292,9 @@ def _measure(
         high: The greatest.
     """
     _check(method, num_draws, seed)
+    if singular(*pair):
+        value = generator.at_infinity + generator.at_zero
+        return finished(value, 0.0, exact=_SINGULAR[0], note=_SINGULAR[1], low=low, high=high)
     if method in ("auto", "closed") and closed_form is not None and (found := closed_form(*pair)) is not None:
         note = _reason(pair, generator) if found[0] == inf else ""
         return finished(found[0], 0.0, exact=found[1], note=note, low=low, high=high)
@@ -342,6 +354,8 @@ def _log_affinity(
     pair: tuple[Law, Law], order: float, method: str, num_draws: int, seed: int
 ) -> tuple[float, float, str, str]:
     """log M(λ), its standard error, how it was found, and what to know."""
+    if singular(*pair):
+        return -inf if 0 < order < 1 else inf, 0.0, *_SINGULAR
     if method in ("auto", "closed") and (found := closed.log_affinity(*pair, order)) is not None:
         note = f"the integral of p^{order:g} q^{1 - order:g} has no limit" if found[0] == inf else ""
         return found[0], 0.0, found[1], note

@@ -45,6 +45,16 @@ class Generator(ABC):
     def terms(self, log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
         """q f(p/q) ``[n]`` from log densities ``[n]``, of which minus infinity is one."""
 
+    def log_terms(self, log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+        """log |q f(p/q)| ``[n]``, where the terms themselves may be too small or too large for a number.
+
+        By the first degree: log m more than those of (p/m, q/m), m the larger of the two.
+        """
+        top = np.maximum(log_p, log_q)
+        top = np.where(np.isfinite(top), top, 0.0)
+        with np.errstate(divide="ignore"):
+            return top + np.log(np.abs(self.terms(log_p - top, log_q - top)))
+
 
 class Smooth(Generator):
     """f from stable functions of the log ratio t: ``left`` is f(e^t) for t <= 0, ``right`` e^-t f(e^t) for t >= 0."""
@@ -72,7 +82,10 @@ class Smooth(Generator):
 
     def _far_below(self, t: np.ndarray, clipped: np.ndarray) -> np.ndarray:
         # f(u) with f(0) = inf grows as -log u in all generators here: linear in t.
-        return clipped * np.where(t < -_LARGEST, t / -_LARGEST, 1.0) if self.at_zero == inf else clipped
+        if self.at_zero != inf:
+            return clipped
+        near = self.left(np.array([-_LARGEST, 1 - _LARGEST]))
+        return clipped + (near[0] - near[1]) * np.where(t < -_LARGEST, -_LARGEST - t, 0.0)
 
 
 class Power(Generator):
@@ -91,6 +104,11 @@ class Power(Generator):
             out = np.where(log_q == -inf, np.exp(log_p) * self.at_infinity if λ > 1 else 0.0, out)
             out = np.where(log_p == -inf, np.exp(log_q) * self.at_zero if λ < 0 else 0.0, out)
             return np.where((log_p == -inf) & (log_q == -inf), 0.0, out)
+
+    def log_terms(self, log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+        both = np.isfinite(log_p) & np.isfinite(log_q)
+        with np.errstate(invalid="ignore"):
+            return np.where(both, self.order * log_p + (1 - self.order) * log_q, super().log_terms(log_p, log_q))
 
 
 KL = Smooth(
@@ -177,9 +195,20 @@ def user(f: Callable[[Any], Any], at_zero: float | None, at_infinity: float | No
     def left(t: np.ndarray) -> np.ndarray:
         return values(np.exp(t))
 
-    def right(t: np.ndarray) -> np.ndarray:
+    def over_ratio(t: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
-            u = np.exp(np.minimum(t, _LARGEST))
+            u = np.exp(t)
             return values(u) / u
+
+    def right(t: np.ndarray) -> np.ndarray:
+        out = over_ratio(np.minimum(t, _LARGEST))
+        if not (t > _LARGEST).any():
+            return out
+        # Beyond the largest u, f(u)/u goes on as the power of t = log u that it is before it: the first of u log u.
+        middle, last = over_ratio(np.array([_LARGEST / 2, _LARGEST]))
+        with np.errstate(all="ignore"):
+            power = np.log2(last / middle)
+            growth = (np.maximum(t, _LARGEST) / _LARGEST) ** (power if np.isfinite(power) else 0.0)
+            return out * growth
 
     return Smooth(left, right, at_zero=float(at_zero), at_infinity=float(at_infinity))

@@ -13,7 +13,9 @@ from lowerbound.errors import DataError, IncompatibleError, unknown_name
 #: From points ``[n, d]`` and ``[m, d]`` to a matrix ``[n, m]``.
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _MEDIAN_POINTS = 1000
-_DEGREE = 3
+_NEEDED = "Needed: a function of points [n, d] and [m, d] that gives [n, m], such as lambda x, y: np.exp(-cdist(x, y))."
+#: Of the polynomial kernel.
+DEGREE = 3
 
 
 def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -60,13 +62,13 @@ def kernel_of(
     if callable(kernel):
         if bandwidth is not None:
             raise IncompatibleError("bandwidth is for kernels by name; a function has its own.")
-        return kernel, getattr(kernel, "__name__", "kernel")
+        return _checked(kernel), getattr(kernel, "__name__", "kernel")
     if kernel not in NAMES:
         raise unknown_name("kernel", kernel, NAMES)
     scales = widths(bandwidth) if bandwidth is not None else None
     if kernel == "polynomial":
         scales = scales or (sqrt(x.shape[1]),)
-        return lambda a, b: np.mean([(a @ b.T / s**2 + 1) ** _DEGREE for s in scales], 0), kernel
+        return lambda a, b: np.mean([(a @ b.T / s**2 + 1) ** DEGREE for s in scales], 0), kernel
     scales = scales or (median_distance(x, y),)
     radial = RADIAL[kernel]
 
@@ -75,6 +77,33 @@ def kernel_of(
         return sum(radial(r / s) for s in scales) / len(scales)
 
     return matrix, f"{kernel} kernel, bandwidth {', '.join(f'{s:.4g}' for s in scales)}"
+
+
+def _checked(kernel: Kernel) -> Kernel:
+    """A person's kernel, each matrix of which is looked at."""
+
+    def matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        try:
+            out = np.array(kernel(a, b), np.float64)
+        except Exception as e:
+            raise IncompatibleError(
+                f"the kernel failed at points of shapes {a.shape} and {b.shape} ({type(e).__name__}: {e}). {_NEEDED}"
+            ) from e
+        if out.shape != (len(a), len(b)):
+            raise IncompatibleError(
+                f"the kernel gave shape {out.shape} at points of shapes {a.shape} and {b.shape}; needed: "
+                f"({len(a)}, {len(b)}). {_NEEDED}"
+            )
+        bad = np.argwhere(~np.isfinite(out))
+        if len(bad):
+            i, j = bad[0]
+            raise DataError(
+                f"the kernel is {out[i, j]} at {a[i][:4]} and {b[j][:4]}, and not finite at {len(bad)} pairs; needed: "
+                "numbers."
+            )
+        return out
+
+    return matrix
 
 
 def widths(bandwidth: float | Sequence[float]) -> tuple[float, ...]:

@@ -19,9 +19,11 @@ from numpyro.distributions import (
     Delta,
     Distribution,
     ExpandedDistribution,
+    ImproperUniform,
     Independent,
     MaskedDistribution,
     TransformedDistribution,
+    Unit,
 )
 from numpyro.distributions.constraints import is_dependent
 
@@ -178,13 +180,7 @@ def laws(p: Any, q: Any, *, what: str) -> tuple[Law, Law]:
             f"{what} of {described(p)} and {described(q)}: event shapes {p.event_shape} and {q.event_shape}. "
             "Needed: two distributions of one shape."
         )
-    a, b = Given(p), Given(q)
-    if a.distribution.support.is_discrete != b.distribution.support.is_discrete:
-        raise IncompatibleError(
-            f"{what} of {described(p)} and {described(q)}: one is discrete and the other has a density, so neither "
-            "has mass where the other has. Compare draws, by mmd, energy or wasserstein."
-        )
-    return a, b
+    return Given(p), Given(q)
 
 
 def _check(side: str, a: Any, what: str) -> None:
@@ -215,7 +211,24 @@ def _check(side: str, a: Any, what: str) -> None:
         raise IncompatibleError(
             f"{side} is {type(a).__name__}, which has no density; {what} needs one. Use wasserstein, energy or mmd."
         )
+    check_proper(side, a)
     check_parameters(side, a)
+
+
+def check_proper(side: str, distribution: Distribution) -> None:
+    """Raise of what NumPyro has as a distribution, and is none.
+
+    Raises:
+        IncompatibleError: it has no draws, and no density that integrates to one.
+    """
+    d: Any = distribution
+    while isinstance(d, (Independent, ExpandedDistribution, TransformedDistribution)):
+        d = d.base_dist
+    if isinstance(d, (ImproperUniform, Unit)):
+        raise IncompatibleError(
+            f"{side} is {type(distribution).__name__}, which is improper: it has no draws, and its density does not "
+            "integrate to one. Needed: a proper distribution, such as a wide Normal."
+        )
 
 
 def check_parameters(side: str, distribution: Distribution) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpyro.distributions import Distribution
 from lowerbound.divergences.closed import gaussian
 from lowerbound.divergences.draws import draws, joined
 from lowerbound.divergences.estimate import Estimate
-from lowerbound.divergences.kernels import Kernel, kernel_of, widths
+from lowerbound.divergences.kernels import DEGREE, Kernel, kernel_of, widths
 from lowerbound.divergences.laws import Given
+from lowerbound.divergences.moments import doubt
 from lowerbound.divergences.two_sample import check_permutations, permutation_test, u_statistic
 
 
@@ -42,7 +44,8 @@ def mmd(
         seed: Of draws and permutations.
 
     Returns:
-        Exact, between two Gaussian distributions with a Gaussian kernel of given bandwidth.
+        Exact, between two Gaussian distributions with a Gaussian kernel of given bandwidth. With an infinite error, and
+        the reason, where the kernel is polynomial and sixth moments do not exist, or the draws' tails say so.
 
     Raises:
         DataError: too few draws, or not finite; a bandwidth that is not positive.
@@ -63,7 +66,8 @@ def mmd(
     k, about = kernel_of(kernel, bandwidth, x, y)
     value, se = u_statistic(k, x, y)
     test = permutation_test(k, x, y, permutations=permutations, seed=seed) if permutations else None
-    return Estimate(value, se, note=joined(about, note), p_value=test)
+    why = doubt(p, q, x, y, order=DEGREE) if kernel == "polynomial" else ""
+    return Estimate(value, inf if why else se, note=joined(why, about, note), p_value=test)
 
 
 def _between(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray], width: float) -> float:

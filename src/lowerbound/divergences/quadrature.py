@@ -3,7 +3,9 @@ r"""Adaptive quadrature over the line.
 It is in a coordinate v in which tails are exponential and singularities at an end disappear: x = c + s sinh v
 on the line, x = a + s e^v on a half line, x = a + (b - a)/(1 + e^-v) on an interval. Panels begin between quantiles of
 draws of both distributions, so that no mass is missed, and those whose 10- and 20-point Gauss-Legendre rules differ
-are halved. The two densities are integrated beside the terms: where they do not come to one, there is no answer.
+are halved. Beyond v = 300, x about 1e130, each is continued as its tail falls (:mod:`lowerbound.divergences.ends`), or
+found to have no limit. The two densities are integrated beside the terms: where they do not come to one, there is no
+answer.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lowerbound.divergences.ends import beyond, stretch
 from lowerbound.divergences.generators import Generator
 from lowerbound.divergences.laws import Law
-from lowerbound.divergences.sums import Integral, no_overlap
+from lowerbound.divergences.sums import LEAST, Integral, no_overlap
 from lowerbound.divergences.supports import interval
 
 _REACH = 300.0  # of v: sinh(300) is 1e130, whose square is a number
@@ -24,6 +27,8 @@ _TOLERANCE = 1e-11
 _WORST = 1e-6  # relative: near an end that is not zero, x has no more digits
 _MOST_PANELS = 1000
 _MASS = 1e-7
+#: What slopes must exceed: a few times the rounding of parameters that were float32; where x has four digits, theirs.
+_SLACK, _SLACK_OF_FEW_DIGITS = 1e-6, 1e-3
 
 
 class Chart(NamedTuple):
@@ -86,52 +91,78 @@ def quadrature(p: Law, q: Law, generator: Generator) -> Integral | None:
     ends = np.array([e for e in (*a, *b) if isfinite(e)])
     inner = [np.sort(chart.v(np.quantile(d, levels))) for d in (p_draws, q_draws)]
     # The tails of the narrower one begin as panels of its own width, or the wide panels there would step over them.
-    beyond = np.concatenate([2.0 ** np.arange(-2, 12)])
-    tails = [e for a in inner for e in (a[0] - (a[-1] - a[0]) * beyond, a[-1] + (a[-1] - a[0]) * beyond)]
+    widths = 2.0 ** np.arange(-2, 12)
+    tails = [e for a in inner for e in (a[0] - (a[-1] - a[0]) * widths, a[-1] + (a[-1] - a[0]) * widths)]
     edges = np.concatenate([*inner, *tails, chart.v(ends[(ends > low) & (ends < high)])])
+    lower, upper = _reach(chart, -1.0), _reach(chart, 1.0)
     steps = np.concatenate([[1.0, 2.0, 4.0, 8.0, 16.0], np.linspace(32, _REACH, 12)])
     edges = np.concatenate([edges, inner[0][0] - steps, inner[0][-1] + steps])
-    edges = np.unique(np.round(edges[np.isfinite(edges) & (np.abs(edges) <= _REACH)], 14))
+    edges = edges[np.isfinite(edges) & (edges > -lower.distance) & (edges < upper.distance)]
     # Bounds of either support stay where they are to the last digit: a jump inside a panel costs fifty halvings.
+    edges = np.unique(np.concatenate([np.round(edges, 14), [-lower.distance, upper.distance]]))
 
-    def parts(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def logs(v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         x, jacobian = chart.x(v)
-        log_p, log_q = p.log_prob(x) + jacobian, q.log_prob(x) + jacobian
-        return np.stack([generator.terms(log_p, log_q), np.exp(log_p), np.exp(log_q)]), x
+        return p.log_prob(x) + jacobian, q.log_prob(x) + jacobian, x
 
-    far = np.array([-_REACH, -_REACH / 2, _REACH / 2, _REACH])
-    values, x = parts(far)
-    if np.isnan(values[0]).any():
-        return Integral(np.nan, "adaptive quadrature")
-    if not (values[0, 0] < max(values[0, 1], 1e-250) and values[0, 3] < max(values[0, 2], 1e-250)):
-        side = "lower" if not values[0, 0] < max(values[0, 1], 1e-250) else "upper"
-        return _diverges(p, q, generator, x, f"the integral has no limit in the {side} tail")
+    def parts(v: np.ndarray) -> np.ndarray:
+        log_p, log_q, _ = logs(v)
+        return np.stack([generator.terms(log_p, log_q), np.exp(log_p), np.exp(log_q)])
 
-    done, missed = adaptive(lambda v: parts(v)[0], edges)
+    rest, missed = np.zeros(3), 0.0
+    for side, reach in ((-1.0, lower), (1.0, upper)):
+        v = stretch(reach.distance)
+        log_p, log_q, x = logs(side * v)
+        signs = np.sign(generator.terms(log_p, log_q))
+        if np.isnan(signs[-1]):
+            return Integral(np.nan, "adaptive quadrature")
+        terms = generator.log_terms(log_p, log_q)
+        # Where both densities are e^-700 there is no mass, however large their ratio.
+        terms = np.where((terms == inf) & (np.maximum(log_p, log_q) < LEAST), -inf, terms)
+        found = [beyond(v, row, slack=reach.slack) for row in (terms, log_p, log_q)]
+        if found[0].value == inf:
+            name = "lower" if side < 0 else "upper"
+            return _diverges(p, q, generator, x, f"the integral has no limit in the {name} tail")
+        sign = -1.0 if signs[-1] < 0 else 1.0
+        rest += [sign * found[0].value, found[1].value, found[2].value]
+        missed += found[0].error
+    if not np.isfinite(rest).all():
+        return None
+
+    done, error = adaptive(parts, edges)
     if np.isnan(done[0]):
         return Integral(np.nan, "adaptive quadrature")
     if not np.isfinite(done[0]):
+        x = logs(edges)[2]
         return _diverges(p, q, generator, x, "terms of the integral are beyond the largest number")
-    missed += _rounding(lambda v: parts(v)[0][0], chart)
-    if np.abs(done[1:] - 1).max() > _MASS or missed > _WORST * max(abs(done[0]), 1e-4):
+    missed, done = missed + error, done + rest
+    if np.abs(done[1:] - 1).max() > _MASS or not missed <= _WORST * max(abs(done[0]), 1e-4):
         return None
+    share = abs(rest[0]) / max(abs(done[0]), 1e-300)
+    far = f", {share:.1%} of it continued as powers of x" if share > 1e-3 else ""
     return Integral(
-        float(done[0]), f"adaptive quadrature over ({low:g}, {high:g}), error below {max(missed, 1e-15):.0e}"
+        float(done[0]), f"adaptive quadrature over ({low:g}, {high:g}){far}, error below {max(missed, 1e-15):.0e}"
     )
 
 
-def _rounding(f: Callable[[np.ndarray], np.ndarray], chart: Chart) -> float:
-    """What lies so near an end other than 0 that x has no digits there: a tail in v, continued as it falls."""
+class Reach(NamedTuple):
+    """How far v goes to a side, and how exact slopes of logarithms are there."""
+
+    distance: float
+    slack: float
+
+
+def _reach(chart: Chart, side: float) -> Reach:
+    """To x of 1e130 or 1e-130; next to an end other than 0, to where x has four digits beyond the end's own."""
     both = isfinite(chart.low) and isfinite(chart.high)
-    width = chart.high - chart.low if both else chart.scale
-    out = 0.0
-    for end, sign in ((chart.low, -1.0), (chart.high, 1.0 if both else -1.0)):
-        if isfinite(end) and end != 0:
-            v = -np.log(np.finfo(float).eps * abs(end) / width) - 2
-            near, far = f(sign * np.array([v - 4, v]))
-            if far > 0 and v < _REACH:
-                out += far * 4 / np.log(near / far) if near > far else inf
-    return float(out)
+    if both:
+        end, width = (chart.low if side < 0 else chart.high), chart.high - chart.low
+    else:  # the end of a half line is at v = -inf, whichever it is
+        end, width = (chart.low if isfinite(chart.low) else chart.high) if side < 0 else inf, chart.scale
+    if not isfinite(end) or end == 0:
+        return Reach(_REACH, _SLACK)
+    digits = -np.log(np.finfo(float).eps * abs(end) / width)
+    return Reach(float(min(max(digits - 9, 0.6 * digits, 1.0), _REACH)), _SLACK_OF_FEW_DIGITS)
 
 
 def adaptive(f: Callable[[np.ndarray], np.ndarray], edges: np.ndarray) -> tuple[np.ndarray, float]:

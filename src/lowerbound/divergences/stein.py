@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from numpyro.distributions import Distribution
 
-from lowerbound.divergences.draws import draws, joined
+from lowerbound.divergences.draws import draws, joined, numbers
 from lowerbound.divergences.estimate import Estimate
 from lowerbound.divergences.kernels import median_distance, widths
-from lowerbound.divergences.laws import Given, described
+from lowerbound.divergences.laws import Given, check_counts, described
 from lowerbound.divergences.two_sample import check_permutations
 from lowerbound.errors import DataError, IncompatibleError, unknown_name
 from lowerbound.kernel import Kernel
@@ -22,6 +22,7 @@ from lowerbound.precision import float64
 
 STATISTICS = ("u", "v")
 _MOST_BOOTSTRAPPED = 6000
+_LEAST = 10
 
 
 def stein(
@@ -65,14 +66,20 @@ def stein(
     if statistic not in STATISTICS:
         raise unknown_name("statistic", statistic, STATISTICS)
     bootstraps = check_permutations(bootstraps)
+    check_counts(num_draws, seed, least=_LEAST)
+    scales = widths(bandwidth) if bandwidth is not None else None
+    if scales is not None and len(scales) > 1:
+        raise DataError(f"bandwidth is {bandwidth!r}; needed: one number, or None for the median distance.")
     x, scores, note = _scored(p, q, num_draws, seed)
+    if len(x) < _LEAST:
+        raise DataError(f"q has {len(x)} draws; needed: {_LEAST} or more.")
     bad = ~np.isfinite(scores).all(1)
     if bad.any():
         raise DataError(
             f"the score of p is not finite at {bad.sum()} of {len(x)} draws of q, the first {x[bad][0][:4]}; needed: "
             "draws inside p's support, where its log density has a derivative."
         )
-    width = median_distance(x, x[:0]) if bandwidth is None else widths(bandwidth)[0]
+    width = median_distance(x, x[:0]) if not scales else scales[0]
     n = len(x)
     found = pair_mean(lambda rows: stein_kernel(x[rows], scores[rows], x, scores, width), n)
     value = found.value if statistic == "u" else ((n - 1) * found.value + found.diagonal) / n
@@ -114,12 +121,32 @@ def _scored(p: Any, q: Any, num_draws: int, seed: int) -> tuple[np.ndarray, np.n
     if callable(p):
         x, shape, note = _alone(q, num_draws, seed)
         with float64():
-            scores = np.asarray(jax.jit(jax.vmap(jax.grad(p)))(x.reshape(len(x), *shape)))
+            points = x.reshape(len(x), *shape)
+            _check_density(p, points[0])
+            scores = np.asarray(jax.jit(jax.vmap(jax.grad(p)))(points))
         return x, scores.reshape(x.shape), note
     raise IncompatibleError(
         f"p is {described(p)}, which has no score; needed: a NumPyro distribution, a log density, or a posterior. "
         "Between two sets of draws use mmd or energy."
     )
+
+
+def _check_density(p: Any, point: np.ndarray) -> None:
+    """Raise unless p is a function from one draw to one real number."""
+    needed = (
+        f"Needed: a function of one draw, of shape {point.shape}, that gives its log density, one number, such as "
+        "lambda z: -0.5 * (z**2).sum()."
+    )
+    try:
+        out = jax.eval_shape(p, jax.ShapeDtypeStruct(point.shape, np.float64))
+    except Exception as e:
+        raise IncompatibleError(
+            f"p failed at a draw of shape {point.shape} ({type(e).__name__}: {str(e).splitlines()[0]}). {needed}"
+        ) from e
+    shape, kind = getattr(out, "shape", None), getattr(out, "dtype", None)
+    if shape != () or kind is None or kind.kind != "f":
+        came = type(out).__name__ if shape is None else f"{kind} of shape {shape}"
+        raise IncompatibleError(f"p gave {came} at a draw of shape {point.shape}. {needed}")
 
 
 @jax.jit
@@ -147,8 +174,18 @@ def _unconstrained(p: Posterior, q: Any, num_draws: int, seed: int) -> np.ndarra
         raise IncompatibleError(
             f"q is {described(q)}; with a posterior as p, needed: a posterior of the same model, or draws by site."
         )
-    values = {k: np.asarray(v) for k, v in q.items() if k in p._sites.sites}
+    values = {k: numbers("q", v, k) for k, v in q.items() if k in p._sites.sites}
     if not values:
         raise IncompatibleError(f"q has {sorted(map(str, q))}, none of the sites {list(p._sites.sites)} of p's model.")
+    missing = [k for k in p._sites.sites if k not in values]
+    counts = {k: len(v) for k, v in values.items()}
+    if missing or len(set(counts.values())) > 1:
+        raise DataError(f"q has draws {counts}; needed: one number of draws of every site {list(p._sites.sites)}.")
+    for k, v in values.items():
+        if v.shape[1:] != tuple(p._sites.sites[k].shape):
+            raise IncompatibleError(
+                f"site {k!r}: draws of q have shape {v.shape} (draws first); needed: "
+                f"{(len(v), *p._sites.sites[k].shape)}."
+            )
     x, _ = p._sites.unconstrain(values, len(next(iter(values.values()))))
     return x

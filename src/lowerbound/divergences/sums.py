@@ -13,7 +13,8 @@ from lowerbound.divergences.supports import MOST_VALUES, integers
 
 _MASS = 1e-6  # log masses of compound counts have errors of 1e-7 themselves
 _MOST_COUNTS = 200_000
-_LEAST = -700.0  # a log density below it is no mass
+#: A log density below it is no mass.
+LEAST = -700.0
 
 
 class Integral(NamedTuple):
@@ -26,9 +27,9 @@ class Integral(NamedTuple):
 
 def no_overlap(log_p: np.ndarray, log_q: np.ndarray, generator: Generator, at: np.ndarray) -> str:
     """Why a divergence is infinite: where one has mass and the other has none."""
-    if generator.at_infinity == inf and (bad := (log_p > _LEAST) & (log_q == -inf)).any():
+    if generator.at_infinity == inf and (bad := (log_p > LEAST) & (log_q == -inf)).any():
         return f"p has mass where q has none, such as at {at[bad][np.argmax(log_p[bad])]:.6g}"
-    if generator.at_zero == inf and (bad := (log_q > _LEAST) & (log_p == -inf)).any():
+    if generator.at_zero == inf and (bad := (log_q > LEAST) & (log_p == -inf)).any():
         return f"q has mass where p has none, such as at {at[bad][np.argmax(log_q[bad])]:.6g}"
     return ""
 

@@ -23,6 +23,11 @@ def discrete(law: Law) -> bool:
     return isinstance(law, Given) and bool(law.distribution.support.is_discrete)
 
 
+def singular(p: Law, q: Law) -> bool:
+    """Whether one is discrete and the other has a density, so that neither has mass where the other has."""
+    return discrete(p) != discrete(q)
+
+
 def interval(law: Law) -> tuple[float, float] | None:
     """The bounds of a continuous support on the line; None where NumPyro's support does not tell."""
     support: Any = law.distribution.support if isinstance(law, Given) else None

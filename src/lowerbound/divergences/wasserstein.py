@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -14,6 +15,7 @@ from lowerbound.divergences.draws import draws, joined
 from lowerbound.divergences.estimate import Estimate
 from lowerbound.divergences.kernels import distances
 from lowerbound.divergences.laws import Given
+from lowerbound.divergences.moments import doubt, power, without_moment
 from lowerbound.divergences.quadrature import adaptive
 from lowerbound.divergences.transport import Transport, on_the_line, root
 from lowerbound.errors import DataError, IncompatibleError, unknown_name
@@ -56,8 +58,11 @@ def wasserstein(
         seed: Of draws and directions.
 
     Returns:
-        Between draws, the standard error is that of a limit law for p ≠ q. The distance of two samples is larger than
-        that of their distributions, by an amount of n^(-1/d) in d dimensions, which the standard error does not have.
+        Infinite, with the reason, between distributions on the line of which one has the r-th moment in a tail where
+        the other has none. Between draws, the standard error is that of a limit law for p ≠ q, and infinite, with the
+        reason, where the 2r-th moments do not exist or the draws' tails say so. The distance of two samples is larger
+        than that of their distributions, by an amount of n^(-1/d) in d dimensions, which the standard error does not
+        have.
 
     Raises:
         ImportError: POT is needed and not installed.
@@ -84,13 +89,16 @@ def wasserstein(
     x, y, note = draws(p, q, num_draws=num_draws, seed=seed)
     d = x.shape[1]
     if method == "sliced" and d > 1:
-        return _sliced(x, y, order, projections, seed, note)
-    if method == "entropic":
-        return _entropic(x, y, order, regularization, note)
-    plan = on_the_line(x[:, 0], y[:, 0], order) if d == 1 else _plan(x, y, order)
-    w, se = root(plan.cost, plan.se, order)
-    bias = "" if d == 1 else f"of samples: too large by about n^(-1/{d})"
-    return Estimate(w, se, note=joined(bias, note))
+        found = _sliced(x, y, order, projections, seed, note)
+    elif method == "entropic":
+        found = _entropic(x, y, order, regularization, note)
+    else:
+        plan = on_the_line(x[:, 0], y[:, 0], order) if d == 1 else _plan(x, y, order)
+        w, se = root(plan.cost, plan.se, order)
+        bias = "" if d == 1 else f"of samples: too large by about n^(-1/{d})"
+        found = Estimate(w, se, note=joined(bias, note))
+    why = doubt(p, q, x, y, order=order)
+    return replace(found, se=inf, note=joined(why, found.note)) if why else found
 
 
 # -- distributions ---------------------------------------------------------------------------------------------
@@ -105,7 +113,16 @@ def _of_distributions(p: Any, q: Any, order: int) -> Estimate | None:
     if a is not None and b is not None and (order == 2 or len(a[0]) == 1):
         value = _bures(a, b) if order == 2 else _folded(a, b)
         return Estimate(value, 0.0, exact="closed form of two Gaussians")
-    return _quantiles(Given(p), Given(q), order) if p.event_shape == () else None
+    if p.event_shape:
+        return None
+    missing = without_moment(p, order), without_moment(q, order)
+    for i, name in enumerate("pq"):
+        own, other = missing[i], missing[1 - i]
+        if own and other is not None and (own - other):
+            tail = " and ".join(sorted(own - other))
+            note = f"E|X|{power(order)} of {name} has no limit in the {tail} tail, and that of {'qp'[i]} has one"
+            return Estimate(inf, 0.0, exact="tails of the densities", note=note)
+    return _quantiles(Given(p), Given(q), order)
 
 
 def _bures(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
@@ -205,8 +222,11 @@ def _plan(x: np.ndarray, y: np.ndarray, order: int) -> Transport:
             "Take fewer, or method='sliced' or 'entropic'."
         )
     ot = _pot()
-    cost, log = ot.emd2(np.full(len(x), 1 / len(x)), np.full(len(y), 1 / len(y)), _costs(x, y, order), log=True)
-    return Transport(float(cost), np.asarray(log["u"]), np.asarray(log["v"]))
+    costs = _costs(x, y, order)
+    unit = float(costs.mean()) or 1.0  # POT's tolerance is a number, not a share of the costs
+    a, b = np.full(len(x), 1 / len(x)), np.full(len(y), 1 / len(y))
+    cost, log = ot.emd2(a, b, costs / unit, log=True)
+    return Transport(unit * float(cost), unit * np.asarray(log["u"]), unit * np.asarray(log["v"]))
 
 
 def _entropic(x: np.ndarray, y: np.ndarray, order: int, regularization: float | None, note: str) -> Estimate:
@@ -220,7 +240,10 @@ def _entropic(x: np.ndarray, y: np.ndarray, order: int, regularization: float | 
     def potentials(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         n, m = cost.shape
         a, b = np.full(n, 1 / n), np.full(m, 1 / m)
-        _, log = ot.bregman.sinkhorn_stabilized(a, b, cost, ε, numItermax=_STEPS, stopThr=_MARGIN, log=True, warn=False)
+        # In units of ε, as POT's own tolerances are numbers.
+        _, log = ot.bregman.sinkhorn_stabilized(
+            a, b, cost / ε, 1.0, numItermax=_STEPS, stopThr=_MARGIN, log=True, warn=False
+        )
         # The plan is exp(logu - cost/ε + logv); relative to the product of the margins, f = ε (logu - log a).
         return ε * (log["logu"] - np.log(a)), ε * (log["logv"] - np.log(b))
 

@@ -25,8 +25,8 @@ COMPATIBLE: dict[str, tuple[str, ...]] = {
     "tail_adaptive": ("doubly_reparameterized",),
     "forward_kl": ("self_normalized",),
     "chi_upper_bound": ("self_normalized",),
-    "kernel_stein": ("reparameterized",),
-    "mmd": ("reparameterized",),
+    "kernel_stein": ("reparameterized", "sticking_the_landing"),
+    "mmd": ("reparameterized", "sticking_the_landing"),
 }
 _DROPS = "it is biased: the score that it leaves out has weights that depend on the draws, and is not zero on average"
 _CLOSED = "it has no log q whose parameters could be held fixed: the entropy is in closed form"
@@ -46,7 +46,7 @@ REFUSED: dict[tuple[str, str], str] = {
     },
     **{("tail_adaptive", g): _NO_VALUE for g in ("reparameterized", "sticking_the_landing", "score_function")},
     **{(o, g): _FINITE for o in ("forward_kl", "chi_upper_bound") for g in (*_ANY, "sticking_the_landing")},
-    **{(o, g): _PAIRS for o in ("kernel_stein", "mmd") for g in (*_ANY[1:], "sticking_the_landing", "self_normalized")},
+    **{(o, g): _PAIRS for o in ("kernel_stein", "mmd") for g in (*_ANY[1:], "self_normalized")},
 }
 
 #: The same for fits site by site (:mod:`lowerbound.gradients.sites`), where each block has a gradient of its own.

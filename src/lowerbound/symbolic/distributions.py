@@ -19,6 +19,8 @@ import sympy as sp
 from lowerbound.errors import ModelError
 
 REAL, POSITIVE, UNIT = "real", "positive", "unit"
+#: Of the sum of probabilities that are floating-point numbers.
+_ROUNDING = 1e-9
 
 
 def real(value: Any) -> sp.Expr:
@@ -70,6 +72,29 @@ class Distribution(ABC):
     def moment(self, term: sp.Expr, z: sp.Symbol) -> sp.Expr | None:
         """E[term] of a term without a constant factor; None where there is no rule."""
         return None
+
+    def takes(self, x: float) -> bool:
+        """Whether a number may be a value of it."""
+        if isinstance(self.support, tuple):
+            return x in self.support
+        if self.support is None:
+            return x >= 0 and x == int(x)
+        return {REAL: True, POSITIVE: x > 0, UNIT: 0 < x < 1}[self.support]
+
+    def values(self) -> str:
+        """What a value may be, in words."""
+        if isinstance(self.support, tuple):
+            return "one of " + ", ".join(map(str, self.support))
+        return {None: "a count", REAL: "a number", POSITIVE: "a positive number", UNIT: "a number between 0 and 1"}[
+            self.support
+        ]
+
+    def probabilities_of(self) -> tuple[sp.Expr, ...]:
+        """Probabilities that sum to one, where there are such; at numbers each must be positive."""
+        return ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(str, self.parameters()))})"
 
     def latex(self) -> str:
         return rf"\mathrm{{{self.letter}}}\left({', '.join(sp.latex(p) for p in self.parameters())}\right)"
@@ -197,9 +222,20 @@ class Categorical(Distribution):
             raise ModelError(f"Categorical({given!r}): needed: two probabilities or more; only the last may be None.")
         found = [positive(p) for p in given if p is not None]
         self.probabilities = tuple(found if given[-1] is not None else [*found, 1 - sum(found)])
+        total, rest = sum(self.probabilities), self.probabilities[-1]
+        if total.is_number and not abs(total - 1) < _ROUNDING:
+            raise ModelError(
+                f"Categorical({given!r}): the probabilities sum to {total}; needed: 1. Leave the last to the others: "
+                "None."
+            )
+        if rest.is_number and not rest > 0:
+            raise ModelError(f"Categorical({given!r}): the last probability is {rest}; needed: a positive number.")
         self.support = tuple(range(len(self.probabilities)))
 
     def parameters(self) -> tuple[sp.Expr, ...]:
+        return self.probabilities
+
+    def probabilities_of(self) -> tuple[sp.Expr, ...]:
         return self.probabilities
 
     def log_density(self, x: Any) -> sp.Expr:
@@ -213,9 +249,14 @@ class Bernoulli(Distribution):
 
     def __init__(self, p: Any):
         self.p = positive(p)
+        if self.p.is_number and not self.p < 1:
+            raise ModelError(f"Bernoulli({self.p}): needed: a probability below 1.")
 
     def parameters(self) -> tuple[sp.Expr, ...]:
         return (self.p,)
+
+    def probabilities_of(self) -> tuple[sp.Expr, ...]:
+        return self.p, 1 - self.p
 
     def log_density(self, x: Any) -> sp.Expr:
         return x * sp.log(self.p) + (1 - x) * sp.log(1 - self.p)
@@ -231,6 +272,12 @@ class Binomial(Distribution):
 
     def parameters(self) -> tuple[sp.Expr, ...]:
         return self.n, self.p
+
+    def takes(self, x: float) -> bool:
+        return super().takes(x) and not (self.n.is_number and x > self.n)
+
+    def probabilities_of(self) -> tuple[sp.Expr, ...]:
+        return self.p, 1 - self.p
 
     def log_density(self, x: Any) -> sp.Expr:
         ways = sp.loggamma(self.n + 1) - sp.loggamma(x + 1) - sp.loggamma(self.n - x + 1)

@@ -60,6 +60,23 @@ class Numbers:
         self._at = {s: sp.Float(repr(float(values[s.name])), _DIGITS) for s in symbols}
         self._programs: dict[tuple[Any, bool], Any] = {}
         self._edges: list[Any] | None = None
+        self._check_values(values)
+
+    def _check_values(self, values: Mapping[str, float]) -> None:
+        """Raise where the data cannot have come from the likelihood, or a probability is none."""
+        m = self.model
+        likelihoods = [m.likelihood(k) for k in m.values or (m.z,)]
+        for d in (self.q, m.prior, *likelihoods):
+            for p in d.probabilities_of():
+                at = p.subs(self._at)
+                if at.is_number and not 0 < at < 1:
+                    raise DataError(
+                        f"{d!r} has the probability {p} = {float(at):g} at {dict(values)}; needed: one between 0 and 1."
+                    )
+        for x in m.data:
+            for d in likelihoods:
+                if x.name in values and not d.takes(float(values[x.name])):
+                    raise DataError(f"{x.name} = {values[x.name]!r}, and p(x | z) is {d!r}; needed: {d.values()}.")
 
     def log(self, x: Any) -> Any:
         """In nats."""
