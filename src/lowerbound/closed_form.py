@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from lowerbound.algorithms.conjugate_computation import ConjugateComputationVI
-from lowerbound.algorithms.coordinate_ascent import CoordinateAscent, multiplies
+from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
 from lowerbound.algorithms.factored import Factored, Sampling
 from lowerbound.algorithms.marginal import marginal, summable
 from lowerbound.algorithms.memoized_vi import MemoizedVI
+from lowerbound.algorithms.starts import multiplies
 from lowerbound.algorithms.stochastic_vi import StochasticVI
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.atoms import NotClosedForm

@@ -22,11 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lowerbound.algorithms.base import Algorithm, Info, Status, check_positive
-from lowerbound.algorithms.coordinate_ascent import CoordinateAscent, about_value
+from lowerbound.algorithms.coordinate_ascent import CoordinateAscent
 from lowerbound.algorithms.factored import Factored
 from lowerbound.algorithms.minibatch import Batched, data_plate, place_of, started
 from lowerbound.algorithms.remainder import remaining
 from lowerbound.algorithms.row_statistics import Statistic, collected, from_statistics
+from lowerbound.algorithms.starts import about_value
 from lowerbound.algorithms.stochastic_vi import BatchProgram, completed
 from lowerbound.algorithms.unobserved import ascended, with_unobserved
 from lowerbound.compilation import compile_once, lift

@@ -26,6 +26,7 @@ import numpy as np
 from lowerbound.algorithms.factored import Factored, Naturals
 from lowerbound.algorithms.sampled_terms import natural_key
 from lowerbound.compilation import Lifted, compile_once, lift
+from lowerbound.errors import ModelError
 from lowerbound.families.exponential import CategoricalBlock
 from lowerbound.precision import float64
 
@@ -240,3 +241,24 @@ class _Compiled:
     def __call__(self, *arguments: Any) -> Any:
         with float64():
             return self.compile()(arguments, self._arguments)
+
+
+def check_proper(factored: Factored, proper: Any, elbo: float) -> None:
+    """Refuse to go on with what is no distribution.
+
+    Raises:
+        ModelError: a block's optimum has no finite normaliser, or the ELBO is not finite.
+    """
+    bad = [b for b, ok in zip(factored.blocks, np.asarray(proper), strict=True) if not ok]
+    if bad:
+        names = ", ".join(repr(n) for b in bad for n in b.latents)
+        raise ModelError(
+            f"coordinate ascent: given the rest, the optimum of {names} ({bad[0].family}) is no distribution: its "
+            "density does not integrate to a finite number. Give it a proper prior; check that precision matrices are "
+            "positive definite and that data lie in their support."
+        )
+    if np.isnan(elbo) or elbo == np.inf:
+        raise ModelError(
+            f"coordinate ascent: the ELBO is {elbo}. Check the data for values that the model gives no density to, "
+            "and the priors' parameters."
+        )
