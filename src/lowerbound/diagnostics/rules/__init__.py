@@ -5,6 +5,7 @@ The rules, in order:
 * NOT_TRUSTED if the fit ended for a reason that leaves no answer (flat, unbounded, interrupted, out
   of time, not finite), more than 1% of q's draws have a density that is not finite, or the log density is so large
   that float64 cannot tell 0.001 nats apart.
+* TRUSTED if q is the posterior by the form of the model and log p - log q is the same at all draws, to rounding.
 * By weights, TRUSTED if the stopping rule was met, the estimated gap KL(q || p) is below 0.005 nats (beyond its
   error), k-hat < 0.5, and importance weighting moves no mean by more than 0.05 sd and no sd by more
   than 5%, neither of an unconstrained coordinate nor (beyond its error) of a site or deterministic as it is reported:
