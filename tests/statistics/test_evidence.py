@@ -11,6 +11,7 @@ from scipy.special import gammaln
 
 import lowerbound as lb
 from lowerbound.diagnostics import weigh
+from lowerbound.diagnostics.weights.importance import regressed
 from lowerbound.families import DenseGaussian
 from lowerbound.kernel import Kernel
 from lowerbound.model import Model
@@ -119,3 +120,16 @@ def test_a_fit_reports_the_same_quantities():
     assert all(p.elbo.value < truth + 5 * p.elbo.se for p in fits)
     means = np.array([p.mean()["x"] for p in fits])
     assert_mean(means, 2.5, "posterior mean over seeds")
+
+
+def test_a_draw_where_a_density_is_infinite_tells_nothing():
+    """A beta with infinite density at its ends, and a draw that has been rounded to one."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=2000)
+    q, r = -0.5 * x**2 - 0.5 * np.log(2 * np.pi), -0.125 * x**2 - 0.5 * np.log(8 * np.pi)
+    densities, shares = np.stack([q, r]), np.array([1.0, 0.0001])
+    shares = shares / shares.sum()
+    log_w = -0.5 * x**2 - np.log(shares @ np.exp(densities))
+    densities[0, 7], log_w[7] = np.inf, -np.inf
+    value, se = regressed(log_w, densities, shares)
+    assert abs(value - 0.5 * np.log(2 * np.pi)) < 5 * se + 2e-3

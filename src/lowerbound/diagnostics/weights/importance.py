@@ -222,7 +222,10 @@ def regressed(log_w: np.ndarray, densities: np.ndarray, shares: np.ndarray) -> t
     log_r = logsumexp(densities + np.log(shares)[:, None], axis=0)
     scale = logsumexp(log_w) - np.log(len(log_w))
     w = np.exp(log_w - scale)
-    control = np.column_stack([np.ones(len(w)), np.exp(densities - log_r).T - 1])
+    with np.errstate(invalid="ignore"):
+        control = np.column_stack([np.ones(len(w)), np.exp(densities - log_r).T - 1])
+    # (A draw at which some density is infinite, at the end of a support, tells nothing of the others.)
+    control[~np.isfinite(control).all(1), 1:] = 0.0
     beta = np.linalg.lstsq(control, w, rcond=1e-10)[0]
     mean, error = beta[0], np.std(w - control @ beta) / np.sqrt(len(w))
     if not mean > 0.2:  # a handful of weights rule: the regression means nothing
@@ -248,7 +251,8 @@ class _Round:
         value = np.where(np.isfinite(value), value, -np.inf)
         densities = log_probs(components, x)
         log_r = logsumexp(densities + np.log(counts / counts.sum())[:, None], axis=0)
-        log_w = value - log_r
+        # No weight where a density of r is infinite, as at the end of a support that a draw has been rounded to.
+        log_w = np.where(np.isfinite(log_r), value - log_r, -np.inf)
         own = value[: counts[0]] - densities[0, : counts[0]]
         proposal = Mixture(components, counts / counts.sum(), log_w, x if x.shape[1] <= _KEPT else None)
         if not np.isfinite(log_w).any():
