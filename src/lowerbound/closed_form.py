@@ -18,6 +18,7 @@ from lowerbound.algorithms.stochastic_vi import StochasticVI
 from lowerbound.errors import IncompatibleError
 from lowerbound.expectations.atoms import NotClosedForm
 from lowerbound.expectations.factors import Joint, random_factors
+from lowerbound.families.exponential import TabulatedBlock
 from lowerbound.model.base import Model, is_real
 
 #: Algorithms on closed forms, which derive the family from the model.
@@ -96,14 +97,17 @@ def algorithm_for(model: Model) -> ClosedAlgorithm:
 def exact(model: Model) -> bool:
     """Whether the optimum of a model's exact ELBO is the posterior itself, as in conjugate models.
 
-    Asked of models with a latent that is not real: of real ones alone a Gaussian is found as exactly, and sooner.
+    Asked of models with a latent that is not real: of real ones alone a Gaussian is found as exactly, and sooner. (A
+    block on a grid is the posterior as far as the grid goes; beside others it is left to those who ask for it.)
     """
     if model.discrete or all(is_real(s.support) for s in model.sites.values()):
         return False
     try:
-        return Factored.of(random_factors(model)).exact
+        factored = Factored.of(random_factors(model))
     except NotClosedForm:
         return False
+    tabulated = any(isinstance(b, TabulatedBlock) for b in factored.blocks)
+    return factored.exact and not (tabulated and len(factored.blocks) > 1)
 
 
 def multiplied(model: Model) -> bool:

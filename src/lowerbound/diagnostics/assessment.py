@@ -183,7 +183,7 @@ def _checked(verdict: Verdict, chains: Chains, q: Block, weighed: Weighed, seed:
         seen = own, own
         if verdict.status is VerdictStatus.CORRECTED:
             seen = own, Seen(columns.names, columns.by_chains(chains, weighed.weighted_columns))
-    return judge_chains(verdict, chains, from_q, reported, names, seen=seen)
+    return judge_chains(verdict, chains, from_q, reported, names, seen=seen, even=weighted.even)
 
 
 def _report(weighed: Weighed, q: Block, verdict: Verdict, chains: Chains | None, seed: int) -> Assessment:
@@ -215,7 +215,15 @@ def _report(weighed: Weighed, q: Block, verdict: Verdict, chains: Chains | None,
     sites = images.sites
     if (telling := draws_that_tell(verdict, weighted, chains)) is not None:
         own = q if source == "q" else None
-        heavy = heavy_parameters(kernel, sites, own, verdict, telling, mixed=chains is not None and chains.mixed)
+        heavy = heavy_parameters(
+            kernel,
+            sites,
+            own,
+            verdict,
+            telling,
+            mixed=chains is not None and chains.mixed,
+            modes=held(q, modes) if any(m.separate for m in modes) else (),
+        )
         verdict = judge_tails(verdict, heavy, heavy_deterministics(weighed.columns, telling))
     # (Between images of one another chains do cross.)
     one = Fold.of(q, modes) is not None or not any(m.separate for m in modes)

@@ -8,14 +8,17 @@ shows none.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lowerbound.diagnostics.chains.short import Chains
+from lowerbound.diagnostics.modes.each_mode import nearest
 from lowerbound.diagnostics.reported import Columns
 from lowerbound.diagnostics.verdict import Verdict, VerdictStatus
 from lowerbound.diagnostics.weights.importance import Weighted
 from lowerbound.diagnostics.weights.tails import columns_without_sd, without_sd, without_variance
-from lowerbound.families import Block, FactoredBlock
+from lowerbound.families import Block, FactoredBlock, GaussianBlock
 from lowerbound.kernel import Kernel
 from lowerbound.model.base import label
 from lowerbound.model.sites import SiteMap
@@ -40,7 +43,14 @@ def draws_that_tell(verdict: Verdict, weighted: Weighted, chains: Chains | None)
 
 
 def heavy_parameters(
-    kernel: Kernel, sites: SiteMap, q: Block | None, verdict: Verdict, draws: np.ndarray, *, mixed: bool
+    kernel: Kernel,
+    sites: SiteMap,
+    q: Block | None,
+    verdict: Verdict,
+    draws: np.ndarray,
+    *,
+    mixed: bool,
+    modes: Sequence[GaussianBlock] = (),
 ) -> tuple[str, ...]:
     """Names of parameters whose sd may not exist.
 
@@ -51,6 +61,7 @@ def heavy_parameters(
         verdict: So far.
         draws: That can tell.
         mixed: Whether they are those of chains that have mixed.
+        modes: A Gaussian for each mode that is known.
     """
     if sites.dimension > _LARGE:
         return ()
@@ -59,11 +70,19 @@ def heavy_parameters(
     if not (verdict.trusted or mixed):
         return along
     shown = without_sd(sites, draws)
+    if shown and len(modes) > 1:
+        # ... and one mode by itself shows it too: a small one far away is no tail.
+        labels = nearest(modes, draws)
+        inside = {n for j in np.unique(labels) for n in without_sd(sites, draws[labels == j])}
+        shown = tuple(n for n in shown if n in inside)
     exact = abs(verdict.kl_gap.value) + 2 * verdict.kl_gap.se < _EXACT
-    if shown and exact and verdict.status is VerdictStatus.TRUSTED and isinstance(q, FactoredBlock):
-        # ... and does not where the posterior's own variance is known in closed form.
+    if exact and verdict.status is VerdictStatus.TRUSTED and isinstance(q, FactoredBlock):
+        # Where the posterior's own variance is known in closed form no sample is asked.
         known = {n: np.asarray(v) for n, (_, v) in q.moments().items() if n in sites.sites}
-        finite = {n + label(tuple(map(int, i))) for n, v in known.items() for i in np.argwhere(np.isfinite(v))}
+        named = {n: [n + label(tuple(map(int, i))) for i in np.ndindex(*v.shape)] for n, v in known.items()}
+        finite = {e for n, v in known.items() for e, f in zip(named[n], np.isfinite(np.ravel(v)), strict=True) if f}
+        infinite = [e for n, v in known.items() for e, f in zip(named[n], np.ravel(v), strict=True) if np.isposinf(f)]
+        shown = tuple(dict.fromkeys((*shown, *infinite)))
         shown = tuple(n for n in shown if n not in finite)
     return tuple(dict.fromkeys((*along, *shown)))
 

@@ -25,6 +25,8 @@ from lowerbound.model.base import Model
 
 #: Unconstrained dimensions, and discrete values in all, up to which q is checked against the log density.
 _DIMENSIONS, _VALUES = 1000, 2_000_000
+#: Dimensions, and draws, where q is the posterior by the form of the model, which they need only bear out.
+_EXACT, _DRAWS = 20_000, 128
 #: What to try where the verdict has no better advice: there is no escalation from a closed form.
 _NEXT = "Leave algorithm out: other coordinates and families are then tried. Or check the parameters named with MCMC."
 _NEXT_DISCRETE = (
@@ -39,6 +41,11 @@ def small(model: Model) -> bool:
     """Whether a model has continuous latents, and few enough latents for q to be checked against the log density."""
     values = sum(math.prod(d.shape) * len(d.values) for d in model.discrete.values())
     return 0 < model.dimension <= _DIMENSIONS and values <= _VALUES
+
+
+def comparable(model: Model, *, exact: bool) -> bool:
+    """Whether q is compared with the log density."""
+    return small(model) or (exact and not model.discrete and 0 < model.dimension <= _EXACT)
 
 
 def checked(
@@ -61,9 +68,12 @@ def checked(
     if kernel is None or status in CUT_SHORT:
         return None
     with np.errstate(all="ignore"):
-        weighed = weigh_up(kernel, q, status, algorithm.rule(), [], 0.0, options.seed, options.num_draws)
+        draws = options.num_draws or (None if small(kernel.model) else _DRAWS)
+        weighed = weigh_up(kernel, q, status, algorithm.rule(), [], 0.0, options.seed, draws)
         if exact and (found := assess_exact(weighed, options.seed)) is not None:
             return found
+        if not small(kernel.model):
+            return None
         weighed = with_images(weighed, options.seed)
         # The fit is no measure of what the chains may cost: it has not evaluated the density once.
         return review(kernel, q, status, assess(weighed, options.seed), algorithm=algorithm.name, seed=options.seed)
@@ -76,7 +86,8 @@ def not_checked(model: Model, q: FactoredBlock, status: Status, algorithm: Algor
     elif not why and not model.dimension:
         why = "every latent is discrete, and chains need a gradient"
     elif not why:
-        why = f"{model.dimension:,} dimensions and the discrete latents are too many to weigh draws of q"
+        beside = " and the discrete latents" if model.discrete else ""
+        why = f"{model.dimension:,} dimensions{beside} are too many to weigh draws of q"
     return unchecked(q, status, algorithm.rule(), why)
 
 

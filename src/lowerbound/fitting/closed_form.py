@@ -17,7 +17,7 @@ from lowerbound.diagnostics.estimate import Estimate
 from lowerbound.expectations.factors import support_kind
 from lowerbound.families import FactoredBlock, Place
 from lowerbound.fitting.assembly import Found
-from lowerbound.fitting.block_check import CUT_SHORT, checked, completed, coupled, not_checked, small
+from lowerbound.fitting.block_check import CUT_SHORT, checked, comparable, completed, coupled, not_checked
 from lowerbound.fitting.loop import run
 from lowerbound.fitting.session import Session
 from lowerbound.kernel import Kernel
@@ -59,7 +59,7 @@ def fit_closed_form(
     ended = time.perf_counter()
     elbo = float(state.elbo)
     kernel, assessment = None, None
-    if small(model) and summable(factored) and status not in CUT_SHORT:
+    if comparable(model, exact=factored.exact) and summable(factored) and status not in CUT_SHORT:
         session.say("checking q against the log density")
         kernel = Kernel(marginal(model, factored), deadline=session.deadline)
         affordable = kernel.price < _PRICE

@@ -29,6 +29,12 @@ def by_projection(
     options: Options,
 ) -> tuple[Posterior, float, str, Estimate]:
     """By a Gaussian on the unconstrained space."""
+    if bound.discrete and posterior.parameters:
+        raise IncompatibleError(
+            f"a model with parameters that were learned ({', '.join(posterior.parameters)}) beside discrete latents "
+            f"({', '.join(bound.discrete)}) cannot be updated: q is a Gaussian over the others, the labels summed out. "
+            "Fit all rows at once; or give the parameters priors: numpyro.sample in place of numpyro.param."
+        )
     if bound.discrete:
         raise IncompatibleError(
             f"the discrete latents {list(bound.discrete)} are carried over with exponential families alone, one block "

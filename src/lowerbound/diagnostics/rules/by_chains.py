@@ -21,6 +21,7 @@ def judge_chains(
     names: list[str],
     *,
     seen: tuple[Seen, Seen] | None = None,
+    even: bool = False,
 ) -> Verdict:
     """The rules of :mod:`lowerbound.diagnostics.rules`, once short chains have been run.
 
@@ -31,6 +32,7 @@ def judge_chains(
         reported: Shift from the moments of the draws that the weights would return.
         names: Of the coordinates.
         seen: The same two shifts of what is reported on the constrained space.
+        even: Whether the weights are so even that k-hat says nothing.
     """
     error = chains.error
     found = (
@@ -60,7 +62,7 @@ def judge_chains(
             "its draws can be used.",
             parameters=(),
         )
-    heavy = verdict.status is VerdictStatus.CORRECTED and verdict.pareto_k >= GOOD_K
+    heavy = verdict.status is VerdictStatus.CORRECTED and verdict.pareto_k >= GOOD_K and not even
     if heavy and chains.mixed and chains.effective >= EFFECTIVE and not moved:
         # Weights without a variance know moments less well than they can say; the chains' are better, and agree.
         return replace(

@@ -250,7 +250,7 @@ class _Round:
     def weigh(x: np.ndarray, value: np.ndarray, components: list[Component], counts: np.ndarray) -> _Round:
         value = np.where(np.isfinite(value), value, -np.inf)
         densities = log_probs(components, x)
-        log_r = logsumexp(densities + np.log(counts / counts.sum())[:, None], axis=0)
+        log_r = np.asarray(logsumexp(densities + np.log(counts / counts.sum())[:, None], axis=0))
         # No weight where a density of r is infinite, as at the end of a support that a draw has been rounded to.
         log_w = np.where(np.isfinite(log_r), value - log_r, -np.inf)
         own = value[: counts[0]] - densities[0, : counts[0]]

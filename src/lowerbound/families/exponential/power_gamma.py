@@ -81,8 +81,9 @@ class PowerGammaBlock(ExponentialBlock):
     def mean_and_variance(self, natural: Parameters) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         alpha, beta = (np.asarray(x, float) for x in self.shape_rate(natural))
 
-        mean = power_moment(alpha, beta, self.power, 1)
-        return {self.latents[0]: (mean, power_moment(alpha, beta, self.power, 2) - mean**2)}
+        mean, square = (power_moment(alpha, beta, self.power, k) for k in (1, 2))
+        with np.errstate(invalid="ignore"):  # no variance where there is no mean
+            return {self.latents[0]: (mean, np.where(np.isfinite(square), square - mean**2, np.inf))}
 
     def start(self, rng: np.random.Generator, spread: float) -> dict[Hashable, Any]:
         # alpha = beta = 1 about one
