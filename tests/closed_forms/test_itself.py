@@ -118,3 +118,18 @@ def loadings_and_factors(x):
 def test_which_latents_multiply_each_other(model, data, expected):
     """Where they do no Gaussian over thousands of dimensions is near; a hierarchy's arrow is."""
     assert multiplied(as_model(model, data)) is expected
+
+
+@pytest.mark.filterwarnings("ignore::lowerbound.errors.TrustWarning")
+def test_an_improper_posterior_on_a_bounded_support_is_none():
+    """Haldane's prior and successes alone: the sigmoid saturates before the density is seen not to fall off."""
+
+    def model(y):
+        s = numpyro.sample("s", dist.ImproperUniform(dist.constraints.unit_interval, (), ()))
+        numpyro.factor("prior", -jnp.log(s) - jnp.log1p(-s))
+        with numpyro.plate("row", len(y)):
+            numpyro.sample("y", dist.Bernoulli(s), obs=y)
+
+    verdict = lb.fit(model, {"y": np.ones(3, int)}).verdict
+    assert verdict.status is lb.VerdictStatus.NOT_TRUSTED and "the posterior is improper" in verdict.sentence
+    assert lb.fit(model, {"y": np.array([1, 0, 1])}).verdict.sentence.startswith("q is the posterior, in closed form")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lowerbound.algorithms.base import Algorithm, Info
 from lowerbound.algorithms.black_box_vi import BlackBoxVI
-from lowerbound.closed_form import CLOSED, is_closed, summed_out
+from lowerbound.closed_form import CLOSED, exact, is_closed, summed_out
+from lowerbound.diagnostics.density.review import condemn
 from lowerbound.errors import DataError, IncompatibleError, ModelError
 from lowerbound.families import Amortized, Family
 from lowerbound.fitting.amortized import amortized_algorithm, fit_amortized
@@ -127,11 +129,23 @@ def _way(model: Model, family: Any, algorithm: Any, objective: Any, init: Any, s
             if not free or model.discrete:
                 raise
         chosen_family, chosen = choose(model, closed=False)
+        assert chosen_family is not None
+        found = fit_unconstrained(model, chosen_family, chosen, session, free=free)
+        return _improper(found) if found.assessment.verdict.trusted and exact(model) else found
     _no_init(init, chosen)
     if isinstance(chosen, BlackBoxVI):
         return fit_black_box(model, chosen, session)
     assert chosen_family is not None
     return fit_unconstrained(model, chosen_family, chosen, session, free=free)
+
+
+def _improper(found: Found) -> Found:
+    """With the verdict that there is no posterior: by its form the density is of a family, at numbers that are none of
+    its members'. (On a bounded support it seems to fall off where a transform saturates.)"""
+    fault = "the posterior is improper: by the form of the model its density does not integrate to a finite number"
+    advice = "give every latent a proper prior: nothing in the data bounds it at an end of its support."
+    verdict = condemn(found.assessment.verdict, fault, advice)
+    return replace(found, assessment=replace(found.assessment, verdict=verdict))
 
 
 def _no_init(init: Any, algorithm: Algorithm) -> None:
