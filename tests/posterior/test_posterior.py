@@ -301,7 +301,7 @@ def _again():
 
 
 def test_two_fits_in_two_threads():
-    """Each gives the same bits as alone."""
+    """Each gives what it gives alone, to the last bits: linear algebra may round another way beside another fit."""
     import threading
     import warnings
 
@@ -324,4 +324,4 @@ def test_two_fits_in_two_threads():
     assert not failed
     for which, draws in answers.items():
         for k, v in fitted(which).sample(200).items():
-            np.testing.assert_array_equal(draws[k], v)
+            np.testing.assert_allclose(draws[k], v, rtol=1e-12, atol=1e-14)

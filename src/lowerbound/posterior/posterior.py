@@ -22,6 +22,7 @@ from lowerbound.labels import Labels
 from lowerbound.model.sites import SiteMap
 from lowerbound.posterior.reported import Reported
 from lowerbound.posterior.trace import Trace
+from lowerbound.threads import host_threads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,12 +137,14 @@ class Posterior:
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
             raise DataError(f"sample needs a positive number of draws, got {n!r}.")
         _check_seed(seed)
-        return self._reported.sample(int(n), seed)
+        with host_threads():  # as any fit beside it in another thread would have it: the same bits
+            return self._reported.sample(int(n), seed)
 
     def sample_unconstrained(self, n: int, *, seed: int = 0) -> np.ndarray:
         """Draws ``[n, p]`` on the unconstrained space."""
         _check_seed(seed)
-        return self._reported.draws(n, seed)
+        with host_threads():
+            return self._reported.draws(n, seed)
 
     def mean(self) -> dict[str, np.ndarray]:
         """Posterior means by site, ``[*shape]``; of a discrete latent, of its values as numbers."""
